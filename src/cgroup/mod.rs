@@ -1,0 +1,3 @@
+//! The container's cgroup (v2).
+
+pub mod devices;

@@ -1,0 +1,227 @@
+//! One error type for the whole runtime: what was done, to what, with which value, what the kernel
+//! said, and which line of config.json asked for it.
+//!
+//! ```text
+//! create container c1: write 4096 to memory.max: Invalid argument (22) [config.json /linux/resources/memory/limit]
+//! ```
+
+use std::fmt;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An RFC 6901 JSON pointer into config.json.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field(String);
+
+impl Field {
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// The pointer one step further down; an array index is written in decimal.
+    pub fn child(&self, key: impl fmt::Display) -> Self {
+        let key = key.to_string();
+        let key = if key.contains(['~', '/']) { key.replace('~', "~0").replace('/', "~1") } else { key };
+        Self(format!("{}/{key}", self.0))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "/" } else { &self.0 })
+    }
+}
+
+/// One thing that is wrong with config.json, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub field: Field,
+    pub reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+
+/// Only what callers branch on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    #[default]
+    Other,
+    /// The container does not exist.
+    NoContainer,
+    /// The container is not running, or not in the state that the command needs.
+    WrongStatus,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Inner {
+    /// Innermost first.
+    context: Vec<String>,
+    errno: Option<i32>,
+    field: Option<Field>,
+    problems: Vec<Problem>,
+    kind: Kind,
+}
+
+/// Opaque; it travels from init to its parent as JSON.
+#[derive(Serialize, Deserialize)]
+pub struct Error(Box<Inner>);
+
+impl Error {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            context: vec![message.into()],
+            errno: None,
+            field: None,
+            problems: Vec::new(),
+            kind: Kind::Other,
+        }))
+    }
+
+    pub fn of_kind(kind: Kind, message: impl Into<String>) -> Self {
+        let mut error = Self::new(message);
+        error.0.kind = kind;
+        error
+    }
+
+    /// A config that cannot be run, with everything that is wrong with it.
+    pub fn invalid_config(problems: Vec<Problem>) -> Self {
+        let mut error = Self::new("invalid config.json");
+        error.0.problems = problems;
+        error
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub fn errno(&self) -> Option<Errno> {
+        self.0.errno.map(Errno::from_raw)
+    }
+
+    pub fn problems(&self) -> &[Problem] {
+        &self.0.problems
+    }
+
+    /// Names the config field that asked for what failed; the innermost naming wins.
+    pub fn field(mut self, field: &Field) -> Self {
+        self.0.field.get_or_insert_with(|| field.clone());
+        self
+    }
+
+    fn because(mut self, what: String) -> Self {
+        self.0.context.push(what);
+        self
+    }
+}
+
+impl From<Errno> for Error {
+    fn from(errno: Errno) -> Self {
+        let mut error = Self::new("");
+        error.0.context.clear();
+        error.0.errno = Some(errno as i32);
+        error
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Errno::from_raw(errno).into(),
+            None => Self::new(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.0;
+        for (i, context) in inner.context.iter().rev().enumerate() {
+            write!(f, "{}{context}", if i == 0 { "" } else { ": " })?;
+        }
+        if let Some(errno) = self.errno() {
+            let colon = if inner.context.is_empty() { "" } else { ": " };
+            write!(f, "{colon}{} ({})", errno.desc(), errno as i32)?;
+        }
+        for (i, problem) in inner.problems.iter().enumerate() {
+            write!(f, "{}{problem}", if i == 0 { ": " } else { "; " })?;
+        }
+        if let Some(field) = &inner.field {
+            write!(f, " [config.json {field}]")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Says what was being done when something failed.
+pub trait Context<T> {
+    /// "verb object path value", lower case, no "failed to".
+    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|e| e.into().because(what().into()))
+    }
+}
+
+/// Names the config field behind a refusal.
+pub trait At<T> {
+    fn at(self, field: &Field) -> Result<T>;
+}
+
+impl<T> At<T> for Result<T> {
+    fn at(self, field: &Field) -> Result<T> {
+        self.map_err(|e| e.field(field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_step_errno_and_field() {
+        let field = Field::root().child("linux").child("sysctl").child("net/ipv4~x");
+        let result: Result<()> = Err(Errno::EINVAL).context(|| "write 1 to memory.max").at(&field);
+        let error = result.context(|| "create container c1").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "create container c1: write 1 to memory.max: Invalid argument (22) [config.json /linux/sysctl/net~1ipv4~0x]"
+        );
+    }
+
+    #[test]
+    fn an_error_survives_the_way_from_init_to_its_parent() {
+        let error =
+            Error::from(Errno::EPERM).because("mount proc".into()).field(&Field::root().child("mounts"));
+        let sent = serde_json::to_vec(&error).unwrap();
+        let received: Error = serde_json::from_slice(&sent).unwrap();
+        assert_eq!(received.to_string(), "mount proc: Operation not permitted (1) [config.json /mounts]");
+    }
+
+    #[test]
+    fn every_problem_of_a_config_is_listed() {
+        let problem = |key: &str| Problem { field: Field::root().child(key), reason: "is wrong".into() };
+        let error = Error::invalid_config(vec![problem("a"), problem("b")]);
+        assert_eq!(error.to_string(), "invalid config.json: /a: is wrong; /b: is wrong");
+    }
+}

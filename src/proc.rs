@@ -1,0 +1,72 @@
+//! A handle on a procfs that nothing in the container can have replaced.
+//!
+//! The rootfs may have anything at /proc, and a volume may be mounted over parts of it. Init makes a procfs
+//! mount of its own, attached nowhere; the parent uses the host's, checked to be the real one.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::fs::{Resolve, openat2};
+use crate::sys::mount::{attr, fsconfig_create, fsmount, fsopen};
+
+pub struct Proc {
+    fd: OwnedFd,
+}
+
+impl Proc {
+    /// A procfs of the caller's own pid namespace, visible to nobody else.
+    pub fn private() -> Result<Self> {
+        let mount = || -> Result<OwnedFd, Errno> {
+            let fs = fsopen("proc")?;
+            fsconfig_create(&fs)?;
+            fsmount(&fs, attr::NOSUID | attr::NODEV | attr::NOEXEC)
+        };
+        Ok(Self { fd: mount().context(|| "mount a private proc")? })
+    }
+
+    /// The host's /proc, if it is a procfs and its root.
+    pub fn host() -> Result<Self> {
+        const ROOT_INODE: u64 = 1;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = open("/proc", flags, Mode::empty()).context(|| "open /proc")?;
+        let magic = fstatfs(&fd).context(|| "statfs /proc")?.filesystem_type();
+        let inode = fstat(&fd).context(|| "stat /proc")?.st_ino;
+        if magic != PROC_SUPER_MAGIC || inode != ROOT_INODE {
+            return Err(Error::new("/proc is not a mounted proc file system"));
+        }
+        Ok(Self { fd })
+    }
+
+    /// Opens a path relative to /proc. Neither a mount on top of a file nor a link out of proc is followed.
+    pub fn open(&self, path: &str, flags: i32) -> Result<OwnedFd> {
+        let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
+        openat2(&self.fd, Path::new(path), flags, 0, resolve).context(|| format!("open /proc/{path}"))
+    }
+
+    pub fn read(&self, path: &str) -> Result<String> {
+        let mut text = String::new();
+        std::fs::File::from(self.open(path, libc::O_RDONLY)?)
+            .read_to_string(&mut text)
+            .context(|| format!("read /proc/{path}"))?;
+        Ok(text)
+    }
+
+    /// One `write(2)`, as proc files want it.
+    pub fn write(&self, path: &str, value: &str) -> Result<()> {
+        let mut file = std::fs::File::from(self.open(path, libc::O_WRONLY)?);
+        let written = file.write(value.as_bytes()).context(|| format!("write {value:?} to /proc/{path}"))?;
+        if written != value.len() {
+            return Err(Error::new(format!(
+                "write {value:?} to /proc/{path}: only {written} bytes were taken"
+            )));
+        }
+        Ok(())
+    }
+}

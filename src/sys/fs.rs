@@ -1,0 +1,73 @@
+//! Files and directories by descriptor.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use super::{Result, c_path, check, check_fd};
+
+bitflags::bitflags! {
+    /// How openat2 walks a path.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Resolve: u64 {
+        const NO_XDEV = libc::RESOLVE_NO_XDEV;
+        const NO_MAGICLINKS = libc::RESOLVE_NO_MAGICLINKS;
+        const NO_SYMLINKS = libc::RESOLVE_NO_SYMLINKS;
+        const BENEATH = libc::RESOLVE_BENEATH;
+        const IN_ROOT = libc::RESOLVE_IN_ROOT;
+    }
+}
+
+/// `openat2(dirfd, path, {flags | O_CLOEXEC, mode, resolve})` — opens a file with limits on how the path is
+/// walked. EAGAIN when a rename raced the walk. See `openat2(2)`. Since Linux 5.6.
+pub fn openat2(dir: impl AsFd, path: &Path, flags: i32, mode: u32, resolve: Resolve) -> Result<OwnedFd> {
+    let path = c_path(path)?;
+    // SAFETY: open_how is plain data for which all zeroes is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.mode = u64::from(mode);
+    how.resolve = resolve.bits();
+    // SAFETY: path and how live across the call, and the size is that of how.
+    check_fd(unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            dir.as_fd().as_raw_fd(),
+            path.as_ptr(),
+            &how,
+            size_of::<libc::open_how>(),
+        )
+    })
+}
+
+/// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)` — marks every descriptor from `first` on to be closed by
+/// execve. See `close_range(2)`. Since Linux 5.11.
+pub fn close_range_cloexec(first: u32) -> Result<()> {
+    // SAFETY: only flags of descriptors change; no descriptor becomes invalid.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// `fcntl(fd, F_OFD_SETLK, {F_WRLCK, whole file})` — takes a write lock that belongs to the open file
+/// description, so that every process that inherits it holds it. See `fcntl(2)`. Since Linux 3.15.
+pub fn ofd_write_lock(fd: impl AsFd) -> Result<()> {
+    let lock = whole_file(libc::F_WRLCK);
+    // SAFETY: lock lives across the call.
+    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &lock) }.into())?;
+    Ok(())
+}
+
+/// `fcntl(fd, F_OFD_GETLK, {F_WRLCK, whole file})` — whether another open file description holds a lock.
+/// See `fcntl(2)`. Since Linux 3.15.
+pub fn ofd_is_locked(fd: impl AsFd) -> Result<bool> {
+    let mut lock = whole_file(libc::F_WRLCK);
+    // SAFETY: lock lives across the call.
+    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &mut lock) }.into())?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    // SAFETY: flock is plain data for which all zeroes is a valid value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as i16;
+    lock.l_whence = libc::SEEK_SET as i16;
+    lock
+}
