@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -167,6 +168,12 @@ impl<'a> Node<'a> {
     pub fn object(&self, key: &str) -> Option<Node<'a>> {
         let map = self.typed(key, "an object", Value::as_object)?;
         Some(Node { map, field: self.at(key), report: self.report })
+    }
+
+    /// The same, with an absent object read as an empty one.
+    pub fn object_or_empty(&self, key: &str) -> Node<'a> {
+        static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        self.object(key).unwrap_or_else(|| Node { map: &EMPTY, field: self.at(key), report: self.report })
     }
 
     fn array(&self, key: &str) -> &'a [Value] {

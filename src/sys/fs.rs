@@ -46,6 +46,20 @@ pub fn close_range_cloexec(first: u32) -> Result<()> {
     Ok(())
 }
 
+/// `close_range(first, ~0, 0)` — closes every descriptor from `first` on. Sound only while none of them is owned
+/// by anything in this process: at its start. See `close_range(2)`. Since Linux 5.9.
+pub fn close_range(first: u32) -> Result<()> {
+    // SAFETY: nothing in this process owns a descriptor yet but stdio.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// `fcntl(fd, F_GETFD)` — whether a descriptor of this number is open. See `fcntl(2)`.
+pub fn is_open(fd: u32) -> bool {
+    // SAFETY: reads the flags of a number, open or not.
+    check(unsafe { libc::fcntl(fd as i32, libc::F_GETFD) }.into()).is_ok()
+}
+
 /// `fcntl(fd, F_OFD_SETLK, {F_WRLCK, whole file})` — takes a write lock that belongs to the open file
 /// description, so that every process that inherits it holds it. See `fcntl(2)`. Since Linux 3.15.
 pub fn ofd_write_lock(fd: impl AsFd) -> Result<()> {
