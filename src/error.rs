@@ -119,7 +119,8 @@ impl Error {
         self
     }
 
-    fn because(mut self, what: String) -> Self {
+    /// Puts what was being done before what went wrong.
+    pub fn because(mut self, what: String) -> Self {
         self.0.context.push(what);
         self
     }
