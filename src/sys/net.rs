@@ -26,14 +26,9 @@ pub fn interface_up(socket: impl AsFd, name: &str) -> Result<()> {
 /// `setsockopt(socket, SOL_NETLINK, option, &value, sizeof value)` — sets an option of a netlink socket. See
 /// `netlink(7)`.
 pub fn set_netlink_option(socket: impl AsFd, option: i32, value: i32) -> Result<()> {
-    let size = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: value lives across the call, and the size is its own.
-    check(
-        unsafe {
-            let value = (&raw const value).cast();
-            libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_NETLINK, option, value, size)
-        }
-        .into(),
-    )?;
+    let (socket, size) = (socket.as_fd().as_raw_fd(), size_of::<i32>() as libc::socklen_t);
+    let value = (&raw const value).cast();
+    // SAFETY: value points to what lives across the call, and the size is that of it.
+    check(unsafe { libc::setsockopt(socket, libc::SOL_NETLINK, option, value, size) }.into())?;
     Ok(())
 }
