@@ -137,7 +137,8 @@ impl Error {
         serde_json::from_slice(json).unwrap_or_else(|_| Self::new(String::from_utf8_lossy(json)))
     }
 
-    fn because(mut self, what: String) -> Self {
+    /// Puts what was being done before what went wrong.
+    pub fn because(mut self, what: String) -> Self {
         self.0.context.push(what);
         self
     }

@@ -9,6 +9,7 @@
 pub mod error;
 pub mod host;
 pub mod log;
+pub mod netlink;
 pub mod proc;
 pub mod root;
 pub mod spec;

@@ -3,6 +3,7 @@
 //! The rootfs may have anything at /proc, and a volume may be mounted over parts of it. Init makes a procfs
 //! mount of its own, attached nowhere; the parent uses the host's, checked to be the real one.
 
+use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -48,6 +49,14 @@ impl Proc {
     pub fn open(&self, path: &str, flags: i32) -> Result<OwnedFd> {
         let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
         openat2(&self.fd, Path::new(path), flags, 0, resolve).context(|| format!("open /proc/{path}"))
+    }
+
+    /// A namespace of a process (`self` or a pid): `name` is its file in /proc/PID/ns. Only this last step is a link
+    /// out of proc.
+    pub fn namespace(&self, process: impl fmt::Display, name: &str) -> Result<OwnedFd> {
+        let dir = self.open(&format!("{process}/ns"), libc::O_PATH | libc::O_DIRECTORY)?;
+        openat2(&dir, Path::new(name), libc::O_RDONLY, 0, Resolve::empty())
+            .context(|| format!("open /proc/{process}/ns/{name}"))
     }
 
     pub fn read(&self, path: &str) -> Result<String> {

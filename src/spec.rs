@@ -324,15 +324,23 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
+/// What a facility's `plan` makes of an object of config.json, and its problems.
+#[cfg(test)]
+pub fn planned<T>(json: &str, plan: impl FnOnce(&Node) -> T) -> (T, Vec<String>) {
+    let report = Report::default();
+    let value = parse(json.as_bytes(), &report).unwrap();
+    let plan = plan(&Node::root(&value, &report));
+    let problems =
+        report.finish().err().map_or(Vec::new(), |e| e.problems().iter().map(|p| p.to_string()).collect());
+    (plan, problems)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn problems(json: &str, read: impl Fn(&Node)) -> Vec<String> {
-        let report = Report::default();
-        let value = parse(json.as_bytes(), &report).unwrap();
-        read(&Node::root(&value, &report));
-        report.finish().err().map_or(Vec::new(), |e| e.problems().iter().map(|p| p.to_string()).collect())
+        planned(json, read).1
     }
 
     #[test]

@@ -65,6 +65,21 @@ pub fn pidfd_getfd(pidfd: impl AsFd, fd: RawFd) -> Result<OwnedFd> {
     check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), fd, 0) })
 }
 
+/// `ioctl(namespace, NS_GET_NSTYPE)` — which kind of namespace a file is, as its CLONE_NEW* flag; ENOTTY when it is
+/// none. See `ioctl_nsfs(2)`. Since Linux 4.11.
+pub fn ns_get_nstype(namespace: impl AsFd) -> Result<i32> {
+    // SAFETY: this request takes no argument.
+    check(unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), libc::NS_GET_NSTYPE) }.into())
+        .map(|flag| flag as i32)
+}
+
+/// `setdomainname(name, length)` — the NIS domain name of this process's uts namespace. See `setdomainname(2)`.
+pub fn setdomainname(name: &str) -> Result<()> {
+    // SAFETY: the pointer and length are those of one string, which the kernel only reads.
+    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())?;
+    Ok(())
+}
+
 /// `execveat(file, "", argv, envp, AT_EMPTY_PATH)` — runs an open file; returns only an error. See `execveat(2)`.
 /// Since Linux 3.19.
 pub fn fexecve(file: impl AsFd, argv: &[&CStr], envp: &[&CStr]) -> nix::errno::Errno {
