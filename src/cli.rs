@@ -17,7 +17,7 @@ use crate::log;
 
 // Accepted before and after the command, where the latter counts (but for `spec`, whose own `--rootless` is
 // another). Not clap's global options: those are copied into all commands at each start.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Directory that holds the state of all containers [default: /run/keel, or $XDG_RUNTIME_DIR/keel for users]
@@ -246,6 +246,8 @@ pub enum Operation {
     List(ListOptions),
     Spec(SpecOptions),
     Check(CheckOptions),
+    /// Help or the version, for stdout.
+    Print(String),
 }
 
 /// One command: its name, what it does, its options, and how they are read.
@@ -321,23 +323,17 @@ fn version() -> String {
     format!("keel version {}\n{commit}spec: {}\n", env!("CARGO_PKG_VERSION"), crate::container::OCI_VERSION)
 }
 
-/// What the command line asks for.
-pub enum Request {
-    Operation(Global, Operation),
-    /// Help or the version, for stdout.
-    Print(String),
-}
-
 /// Reads a command line that [`normalise`] made.
-pub fn parse(args: &[OsString]) -> Result<Request> {
+pub fn parse(args: &[OsString]) -> Result<(Global, Operation)> {
     let matches = match command().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => {
-            return match error.kind() {
-                ErrorKind::DisplayVersion => Ok(Request::Print(version())),
-                ErrorKind::DisplayHelp => Ok(Request::Print(error.render().to_string())),
-                _ => Err(usage(&error)),
+            let text = match error.kind() {
+                ErrorKind::DisplayVersion => version(),
+                ErrorKind::DisplayHelp => error.render().to_string(),
+                _ => return Err(usage(&error)),
             };
+            return Ok((Global::default(), Operation::Print(text)));
         }
     };
     let global = Global::read(&matches).map_err(|e| usage(&e))?;
@@ -347,7 +343,7 @@ pub fn parse(args: &[OsString]) -> Result<Request> {
     if let Operation::Create(create) | Operation::Run(RunOptions { create, .. }) = &mut operation {
         create.root = global.root();
     }
-    Ok(Request::Operation(global, operation))
+    Ok((global, operation))
 }
 
 /// As much of the global options as a wrong command line tells, so that its error reaches the log too.
@@ -435,18 +431,11 @@ mod tests {
     }
 
     fn operation(line: &str) -> (Global, Operation) {
-        match parse(&args(line)) {
-            Ok(Request::Operation(global, operation)) => (global, operation),
-            Ok(Request::Print(text)) => panic!("{line}: {text}"),
-            Err(error) => panic!("{line}: {error}"),
-        }
+        parse(&args(line)).unwrap_or_else(|error| panic!("{line}: {error}"))
     }
 
     fn error(line: &str) -> String {
-        match parse(&args(line)) {
-            Err(error) => error.to_string(),
-            Ok(_) => panic!("{line} was accepted"),
-        }
+        parse(&args(line)).err().unwrap_or_else(|| panic!("{line} was accepted")).to_string()
     }
 
     #[test]
@@ -576,7 +565,7 @@ mod tests {
 
     #[test]
     fn the_version_names_the_spec() {
-        let Ok(Request::Print(text)) = parse(&args("-v")) else { panic!() };
+        let (_, Operation::Print(text)) = operation("-v") else { panic!() };
         assert!(text.starts_with(concat!("keel version ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
         assert!(text.ends_with("spec: 1.3.0\n"), "{text}");
     }

@@ -531,19 +531,19 @@ fn read_all(file: File) -> Result<Vec<u8>, std::io::Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::process::{Child, Command};
 
     /// A state root that is removed with all it holds.
-    struct Root(PathBuf);
+    pub struct Root(pub PathBuf);
 
     impl Root {
-        fn new(name: &str) -> Self {
+        pub fn new(name: &str) -> Self {
             Self(std::env::temp_dir().join(format!("keel-container-{}-{name}", std::process::id())))
         }
 
-        fn create(&self, id: &str) -> Container {
+        pub fn create(&self, id: &str) -> Container {
             Container::create(&self.0, id).unwrap()
         }
 
@@ -558,14 +558,14 @@ mod tests {
         }
     }
 
-    struct Process(Child);
+    pub struct Process(pub Child);
 
     impl Process {
-        fn new() -> Self {
+        pub fn spawn() -> Self {
             Self(Command::new("sleep").arg("1000").spawn().unwrap())
         }
 
-        fn pid(&self) -> Pid {
+        pub fn pid(&self) -> Pid {
             Pid::from_raw(self.0.id() as i32)
         }
     }
@@ -579,7 +579,13 @@ mod tests {
 
     /// Other tests fork, and until their children execute they hold copies of this test's descriptors.
     fn eventually(condition: impl Fn() -> bool) -> bool {
-        (0..500).any(|_| condition() || std::thread::sleep(std::time::Duration::from_millis(10)) != ())
+        for _ in 0..500 {
+            if condition() {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        false
     }
 
     fn message<T>(result: Result<T>) -> String {
@@ -707,7 +713,7 @@ mod tests {
     fn the_status_follows_the_process() {
         let root = Root::new("status");
         let container = root.create("c");
-        let mut process = Process::new();
+        let mut process = Process::spawn();
         let mut state = State::new("c").unwrap();
         state.set_init(process.pid()).unwrap();
         let lock = container.created_lock().unwrap();
@@ -723,7 +729,7 @@ mod tests {
 
     #[test]
     fn a_process_born_at_another_time_is_not_init() {
-        let process = Process::new();
+        let process = Process::spawn();
         let mut state = State::new("c").unwrap();
         state.set_init(process.pid()).unwrap();
         assert!(state.init().unwrap().is_some());

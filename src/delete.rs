@@ -148,3 +148,106 @@ fn run_poststop(state: &State) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::{Process, Root};
+
+    /// A container whose init is `process`; `created`: that has not executed yet.
+    fn make(root: &Root, process: &Process, created: bool) -> (Container, Option<OwnedFd>) {
+        let container = root.create("c");
+        let mut state = State { creating: false, ..State::new("c").unwrap() };
+        state.set_init(process.pid()).unwrap();
+        container.write_state(&state).unwrap();
+        let lock = created.then(|| container.created_lock().unwrap());
+        (container, lock)
+    }
+
+    fn try_delete(root: &Root, force: bool) -> Result<(), String> {
+        delete(&root.0, "c", force).map_err(|e| e.to_string())
+    }
+
+    /// Its directory is gone, and its process dead though not reaped.
+    fn expect_deleted(root: &Root, process: &mut Process) {
+        assert_eq!(std::fs::read_dir(&root.0).unwrap().count(), 0);
+        assert!(process.0.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_missing_container_is_an_error_without_force_only() {
+        let root = Root::new("delete-missing");
+        drop(root.create("other"));
+        assert_eq!(try_delete(&root, false).unwrap_err(), "container \"c\" does not exist");
+        assert_eq!(try_delete(&root, true), Ok(()));
+    }
+
+    #[test]
+    fn a_running_container_is_deleted_by_force_only() {
+        let (root, mut process) = (Root::new("delete-running"), Process::spawn());
+        drop(make(&root, &process, false));
+        let refusal = "cannot delete container c that is not stopped: running";
+        assert_eq!(try_delete(&root, false).unwrap_err(), refusal);
+        assert!(process.0.try_wait().unwrap().is_none());
+        assert_eq!(try_delete(&root, true), Ok(()));
+        expect_deleted(&root, &mut process);
+    }
+
+    #[test]
+    fn a_created_container_is_killed_and_deleted() {
+        let (root, mut process) = (Root::new("delete-created"), Process::spawn());
+        let (container, _lock) = make(&root, &process, true);
+        drop(container);
+        assert_eq!(try_delete(&root, false), Ok(()));
+        expect_deleted(&root, &mut process);
+    }
+
+    #[test]
+    fn a_create_that_was_killed_before_it_wrote_a_state_leaves_nothing() {
+        for force in [false, true] {
+            let root = Root::new("delete-killed");
+            drop(root.create("c"));
+            assert_eq!(try_delete(&root, force), Ok(()));
+            assert_eq!(std::fs::read_dir(&root.0).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_torn_state_takes_force() {
+        let root = Root::new("delete-torn");
+        drop(root.create("c"));
+        let state = root.0.join("c/state.json");
+        std::fs::write(&state, r#"{"ociVersion":"1.3.0","id":"c","#).unwrap();
+        let error = try_delete(&root, false).unwrap_err();
+        assert!(error.contains("c/state.json: EOF while parsing"), "{error}");
+        assert!(state.exists());
+        assert_eq!(try_delete(&root, true), Ok(()));
+        assert_eq!(std::fs::read_dir(&root.0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_create_at_work_is_left_alone_without_force() {
+        let root = Root::new("delete-creating");
+        let creator = root.create("c");
+        let refusal = "cannot delete container c that is not stopped: creating";
+        assert_eq!(try_delete(&root, false).unwrap_err(), refusal);
+        creator.write_state(&State::new("c").unwrap()).unwrap();
+        assert_eq!(try_delete(&root, false).unwrap_err(), refusal);
+        assert!(creator.state().is_ok());
+    }
+
+    #[test]
+    fn force_kills_what_a_create_waits_for_and_then_waits_for_the_create() {
+        let (root, process) = (Root::new("delete-interrupt"), Process::spawn());
+        let (creator, lock) = make(&root, &process, true);
+        let create = std::thread::spawn(move || {
+            let mut process = process;
+            process.0.wait().unwrap();
+            drop(lock);
+            creator.remove().unwrap();
+            process
+        });
+        assert_eq!(try_delete(&root, true), Ok(()));
+        expect_deleted(&root, &mut create.join().unwrap());
+    }
+}

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use keel::cli::{self, Global, Operation, Request};
+use keel::cli::{self, Global, Operation};
 use keel::error::{Context, Error, Result};
 use keel::{check, create, delete, kill, linux, list, log, run, spec_command, start, state};
 
@@ -25,14 +25,10 @@ fn run_command(args: &[OsString]) -> Result<u8> {
     if cli::command_name(args).is_some_and(|command| command == "create" || command == "run") {
         linux::self_exe::protect()?;
     }
-    match cli::parse(args)? {
-        Request::Print(text) => print(&text).map(|()| 0),
-        Request::Operation(global, operation) => {
-            global.open_log()?;
-            global.check()?;
-            perform(&global, operation)
-        }
-    }
+    let (global, operation) = cli::parse(args)?;
+    global.open_log()?;
+    global.check()?;
+    perform(&global, operation)
 }
 
 /// The exit code: 0, or that of the container's process.
@@ -47,6 +43,7 @@ fn perform(global: &Global, operation: Operation) -> Result<u8> {
         Operation::Delete(options) => delete::delete(&global.root(), &options.id, options.force)?,
         Operation::List(options) => print(&list::list(&global.root(), global.has_root(), &options)?)?,
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,
+        Operation::Print(text) => print(&text)?,
         Operation::Check(options) => {
             let (found, result) = check::check(&options.bundle);
             print(&found)?;
