@@ -53,6 +53,11 @@ pub fn open(path: Option<&Path>, format: Format, least: Level) -> Result<()> {
     Ok(())
 }
 
+/// Whether messages go anywhere yet.
+pub fn is_open() -> bool {
+    SINK.get().is_some()
+}
+
 pub fn debug_enabled() -> bool {
     SINK.get().is_some_and(|sink| sink.least == Level::Debug)
 }
