@@ -8,6 +8,10 @@ mod payload;
 mod sandbox;
 
 mod lifecycle;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod rootfs;
 
 use std::env;
 use std::path::Path;
@@ -18,7 +22,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sandbox::Test;
 
-const TESTS: &[&[Test]] = &[lifecycle::TESTS];
+const TESTS: &[&[Test]] =
+    &[lifecycle::TESTS, namespaces::TESTS, rootfs::TESTS, mounts::TESTS, mount_options::TESTS];
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -36,7 +41,8 @@ fn main() -> ExitCode {
             bind.expect("bind cgroup2 to /sys/fs/cgroup");
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), TESTS.iter().copied().flatten().map(trial).collect()).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), TESTS.iter().copied().flatten().map(trial).collect())
+        .exit_code()
 }
 
 fn trial(test: &'static Test) -> Trial {

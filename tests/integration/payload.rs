@@ -55,10 +55,12 @@ pub fn main(args: &[String]) -> ! {
                 Ok(bytes) => io::stdout().write_all(&bytes).expect("write to stdout"),
                 Err(e) => say(errno_name(&e)),
             },
-            ["ls", path] => say(fs::read_dir(path).map_or_else(|e| errno_name(&e), |_| names(path).join(" "))),
-            ["write", path, text] => {
-                answer(OpenOptions::new().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes())))
+            ["ls", path] => {
+                say(fs::read_dir(path).map_or_else(|e| errno_name(&e), |_| names(path).join(" ")))
             }
+            ["write", path, text] => answer(
+                OpenOptions::new().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes())),
+            ),
             ["create", path, text] => answer(fs::write(path, text)),
             ["open", "r", path] => answer(File::open(path)),
             ["open", "w", path] => answer(OpenOptions::new().write(true).open(path)),
@@ -83,13 +85,10 @@ pub fn main(args: &[String]) -> ! {
             ["env", name] => say(std::env::var(name).unwrap_or_default()),
             ["notify", text] => answer(notify(text)),
             ["await", signals @ ..] => say(await_signal(signals)),
-            ["size"] => say(raw::window_size(0).map_or("none".into(), |(rows, columns)| format!("{rows} {columns}"))),
-            ["spawn", count] => {
-                for _ in 0..number(count) {
-                    Command::new("/payload").arg("pause").spawn().expect("spawn /payload");
-                }
-                say("ok");
+            ["size"] => {
+                say(raw::window_size(0).map_or("none".into(), |(rows, columns)| format!("{rows} {columns}")))
             }
+            ["spawn", count] => spawn(number(count)),
             ["run", program, args @ ..] => {
                 let error = Command::new(program).args(args).exec();
                 say(errno_name(&error));
@@ -136,6 +135,14 @@ fn line() -> String {
 fn notify(text: &str) -> io::Result<usize> {
     let path = std::env::var("NOTIFY_SOCKET").map_err(|_| io::Error::other("no NOTIFY_SOCKET"))?;
     UnixDatagram::unbound()?.send_to(text.as_bytes(), path)
+}
+
+#[allow(clippy::zombie_processes, reason = "they live as long as the container")]
+fn spawn(count: u64) {
+    for _ in 0..count {
+        Command::new("/payload").arg("pause").spawn().expect("spawn /payload");
+    }
+    say("ok");
 }
 
 fn await_signal(names: &[&str]) -> String {
@@ -297,7 +304,10 @@ fn rlimits() -> Value {
         ("RLIMIT_STACK", Resource::RLIMIT_STACK),
     ];
     let of = |resource| getrlimit(resource).map(|(soft, hard)| json!([soft, hard])).unwrap_or_default();
-    all.into_iter().map(|(name, resource)| (name.to_owned(), of(resource))).collect::<serde_json::Map<_, _>>().into()
+    all.into_iter()
+        .map(|(name, resource)| (name.to_owned(), of(resource)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// /proc/self/mountinfo, in its order.

@@ -178,7 +178,9 @@ impl Running {
     }
 
     fn printed(&self) -> [String; 2] {
-        self.files.each_ref().map(|path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned())
+        self.files
+            .each_ref()
+            .map(|path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned())
     }
 }
 
@@ -204,7 +206,9 @@ impl Sandbox {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let id = format!("keel-test-{}-{:04}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = env::temp_dir().join(&id);
-        for name in ["io", "bundle/rootfs/proc", "bundle/rootfs/sys", "bundle/rootfs/dev", "bundle/rootfs/tmp"] {
+        for name in
+            ["io", "bundle/rootfs/proc", "bundle/rootfs/sys", "bundle/rootfs/dev", "bundle/rootfs/tmp"]
+        {
             fs::create_dir_all(dir.join(name)).expect("make the sandbox");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("chmod the sandbox");
@@ -428,7 +432,10 @@ impl Sandbox {
         self.write_config();
         let error = self.keel(&["create", &self.id]).fails();
         let named = [format!("{field}: "), format!("[config.json {field}]")];
-        assert!(!is_keel() || named.iter().any(|name| error.contains(name)), "{field} is not named in: {error}");
+        assert!(
+            !is_keel() || named.iter().any(|name| error.contains(name)),
+            "{field} is not named in: {error}"
+        );
         assert_eq!(self.left(), Vec::<String>::new(), "left behind by the create that said {error}");
         error
     }
@@ -497,14 +504,21 @@ impl Sandbox {
 
     fn all_calls(&self, end: &str) -> String {
         let calls = 0..self.calls.load(Ordering::Relaxed);
-        calls.map(|call| fs::read_to_string(self.dir.join(format!("io/{call}.{end}"))).unwrap_or_default()).collect()
+        calls
+            .map(|call| fs::read_to_string(self.dir.join(format!("io/{call}.{end}"))).unwrap_or_default())
+            .collect()
     }
 
     #[track_caller]
     pub fn wait_printed(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.printed().contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} in {:?}, {:?}", self.printed(), self.complaints());
+            assert!(
+                Instant::now() < deadline,
+                "no {text:?} in {:?}, {:?}",
+                self.printed(),
+                self.complaints()
+            );
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -513,13 +527,16 @@ impl Sandbox {
     pub fn containers(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.join("state")).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        // crun keeps a directory of its own there.
+        names.retain(|name| !name.starts_with('.'));
         names.sort();
         names
     }
 
     /// All that a container of this sandbox left on the machine.
     pub fn left(&self) -> Vec<String> {
-        let mut left: Vec<String> = self.containers().into_iter().map(|id| format!("state of {id}")).collect();
+        let mut left: Vec<String> =
+            self.containers().into_iter().map(|id| format!("state of {id}")).collect();
         for mount in self.host_mounts() {
             left.push(format!("mount at {mount}"));
         }
@@ -528,7 +545,9 @@ impl Sandbox {
         }
         left.extend(processes_of(&self.id).into_iter().map(|process| format!("process {process}")));
         let null = fs::metadata("/dev/null").expect("stat /dev/null");
-        if (null.rdev(), null.mode() & 0o7777, null.uid(), null.gid()) != (nix::libc::makedev(1, 3), 0o666, 0, 0) {
+        if (null.rdev(), null.mode() & 0o7777, null.uid(), null.gid())
+            != (nix::libc::makedev(1, 3), 0o666, 0, 0)
+        {
             left.push("a harmed /dev/null".into());
         }
         left
@@ -615,7 +634,10 @@ fn process_of(id: &str, pid: u32) -> Option<String> {
     };
     let bears_id = ["cmdline", "environ", "cgroup"].iter().any(|name| read(name).contains(id));
     let stat = read("stat");
-    let dead = stat.rsplit(')').next().is_none_or(|rest| matches!(rest.trim().chars().next(), None | Some('Z' | 'X')));
+    let dead = stat
+        .rsplit(')')
+        .next()
+        .is_none_or(|rest| matches!(rest.trim().chars().next(), None | Some('Z' | 'X')));
     (bears_id && !dead).then(|| format!("{pid}: {}", read("cmdline")))
 }
 
