@@ -7,11 +7,20 @@
 mod payload;
 mod sandbox;
 
+mod capabilities;
+mod device_rules;
+mod devices;
 mod lifecycle;
 mod mount_options;
 mod mounts;
+mod names;
 mod namespaces;
+mod paths;
+mod process;
+mod rlimits;
 mod rootfs;
+mod sysctl;
+mod user;
 
 use std::env;
 use std::path::Path;
@@ -22,8 +31,22 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sandbox::Test;
 
-const TESTS: &[&[Test]] =
-    &[lifecycle::TESTS, namespaces::TESTS, rootfs::TESTS, mounts::TESTS, mount_options::TESTS];
+const TESTS: &[&[Test]] = &[
+    lifecycle::TESTS,
+    namespaces::TESTS,
+    rootfs::TESTS,
+    mounts::TESTS,
+    mount_options::TESTS,
+    devices::TESTS,
+    device_rules::TESTS,
+    paths::TESTS,
+    sysctl::TESTS,
+    names::TESTS,
+    process::TESTS,
+    user::TESTS,
+    rlimits::TESTS,
+    capabilities::TESTS,
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();

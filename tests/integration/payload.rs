@@ -181,8 +181,6 @@ fn report() -> Value {
         },
         "noNewPrivileges": get("NoNewPrivs").map(|v| v == "1"),
         "seccomp": get("Seccomp"),
-        "sigIgn": get("SigIgn"),
-        "sigBlk": get("SigBlk"),
         "threads": get("Threads"),
         "cpus": get("Cpus_allowed_list"),
         "fds": links("/proc/self/fd"),
