@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, is_keel, keel};
+use crate::sandbox::{Sandbox, is_keel, keel, runtime};
 use crate::{needs, tests};
 
 tests![
@@ -241,22 +241,35 @@ fn a_link_to_a_leaked_descriptor_is_no_working_directory() {
     }
 }
 
-/// CVE-2019-5736: the entrypoint is the runtime's own binary, which init still is while it executes.
+/// CVE-2019-5736: the entrypoint is the runtime's own binary, so that the container can reach it as /proc/PID/exe
+/// of a process of its own. The runtime here is a copy.
 fn a_program_that_is_the_runtime_cannot_overwrite_it() {
-    let runtime = crate::sandbox::runtime();
-    let before = fs::read(&runtime).unwrap();
-    for capability in ["CAP_KILL", "CAP_SYS_ADMIN"] {
-        let mut c = Sandbox::new();
-        let path = c.write("/script", "#!/proc/self/exe\n");
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut c = Sandbox::new();
+    c.runtime = c.dir.join(runtime().file_name().unwrap());
+    fs::copy(runtime(), &c.runtime).unwrap();
+    let before = fs::read(&c.runtime).unwrap();
+    c.busybox();
+    // Waits until a process executes /proc/self/exe, keeps that file open, and writes once it may be written.
+    let attack = r#"
+        /proc/self/exe list >/dev/null 2>&1
+        for try in 1 2 3 4 5; do
+            for exe in /proc/[0-9]*/exe; do
+                /bin/busybox mount -o remount,rw,bind "$exe" 2>/dev/null
+                (echo overwritten >"$exe") 2>/dev/null
+            done
+        done
+        echo tried"#;
+    let entry = c.write("/entry", "#!/proc/self/exe\n");
+    fs::set_permissions(entry, fs::Permissions::from_mode(0o755)).unwrap();
+    for capabilities in [json!(["CAP_KILL"]), json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_SYS_PTRACE"])]
+    {
         for set in ["bounding", "effective", "permitted"] {
-            c.set(&format!("/process/capabilities/{set}"), json!([capability]));
+            c.set(&format!("/process/capabilities/{set}"), capabilities.clone());
         }
-        // The container's own binary, joined from outside by nobody: whatever it is, it is not writable.
-        c.args(&["/script"]).run();
-        assert_eq!(c.left(), Vec::<String>::new());
+        c.args(&["/entry"]).run();
+        assert_eq!(c.args(&["/bin/sh", "-c", attack]).run().stdout, "tried\n");
     }
-    assert!(fs::read(&runtime).unwrap() == before, "the runtime was overwritten");
+    assert!(fs::read(&c.runtime).unwrap() == before, "the runtime was overwritten");
 }
 
 fn a_variable_without_a_name_is_refused() {

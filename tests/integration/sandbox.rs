@@ -103,7 +103,7 @@ pub fn controller(name: &str) -> Result<(), String> {
 
 pub fn cgroup_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let mount = mounts.lines().rfind(|line| line.contains(" - cgroup2 "))?;
     mount.split(' ').nth(4).map(PathBuf::from)
 }
 
@@ -198,6 +198,8 @@ pub struct Sandbox {
     pub dir: PathBuf,
     pub id: String,
     pub config: Value,
+    /// A test whose attack would overwrite the runtime puts a copy here.
+    pub runtime: PathBuf,
     calls: AtomicU32,
 }
 
@@ -212,7 +214,8 @@ impl Sandbox {
             fs::create_dir_all(dir.join(name)).expect("make the sandbox");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("chmod the sandbox");
-        let sandbox = Self { config: default_config(&id), dir, id, calls: AtomicU32::new(0) };
+        let sandbox =
+            Self { config: default_config(&id), runtime: runtime(), dir, id, calls: AtomicU32::new(0) };
         link(&env::current_exe().expect("this program's path"), &sandbox.rootfs().join("payload"));
         sandbox
     }
@@ -344,7 +347,7 @@ impl Sandbox {
 
     /// `keel --root STATE ARGS`, with nothing of this process's environment but PATH.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(runtime());
+        let mut command = Command::new(&self.runtime);
         command.arg("--root").arg(self.dir.join("state")).args(args);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default()).env("SANDBOX", &self.id);
         command.current_dir(self.bundle()).stdin(Stdio::null());
