@@ -1,1 +1,89 @@
+//! The integration tests: keel, as built, against the real kernel; one file for each facility.
+//!
+//! `KEEL=/usr/bin/crun cargo test --test integration` is the control: what keel does as others do must pass there too.
+//! With STRICT=1 a test that has to be skipped is a failure.
+#![deny(unsafe_code)]
 
+mod payload;
+mod sandbox;
+
+mod capabilities;
+mod device_rules;
+mod devices;
+mod lifecycle;
+mod mount_options;
+mod mounts;
+mod names;
+mod namespaces;
+mod paths;
+mod process;
+mod rlimits;
+mod rootfs;
+mod sysctl;
+mod user;
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use sandbox::Test;
+
+const TESTS: &[&[Test]] = &[
+    lifecycle::TESTS,
+    namespaces::TESTS,
+    rootfs::TESTS,
+    mounts::TESTS,
+    mount_options::TESTS,
+    devices::TESTS,
+    device_rules::TESTS,
+    paths::TESTS,
+    sysctl::TESTS,
+    names::TESTS,
+    process::TESTS,
+    user::TESTS,
+    rlimits::TESTS,
+    capabilities::TESTS,
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if Path::new(&args[0]).file_name().is_some_and(|name| name == "payload") {
+        payload::main(&args[1..]);
+    }
+    // Whatever a broken runtime mounts, it does not reach the host.
+    if sandbox::root().is_ok() {
+        unshare(CloneFlags::CLONE_NEWNS).expect("unshare the mount namespace");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("make all mounts private");
+        // Others look for cgroup2 there only.
+        if let (false, Some(cgroups)) = (sandbox::is_keel(), sandbox::cgroup_root()) {
+            let bind = mount(Some(&cgroups), "/sys/fs/cgroup", None::<&str>, MsFlags::MS_BIND, None::<&str>);
+            bind.expect("bind cgroup2 to /sys/fs/cgroup");
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), TESTS.iter().copied().flatten().map(trial).collect())
+        .exit_code()
+}
+
+fn trial(test: &'static Test) -> Trial {
+    let name = test.name.strip_prefix("integration::").unwrap_or(test.name);
+    Trial::ignorable_test(name, move || {
+        match sandbox::root() {
+            Ok(()) => (test.run)(),
+            Err(why) => sandbox::skip(why),
+        }
+        match sandbox::skipped() {
+            None => Ok(Completion::Completed),
+            Some(why) if env::var("STRICT").is_ok_and(|strict| strict == "1") => {
+                Err(Failed::from(format!("skipped, but STRICT=1: {why}")))
+            }
+            Some(why) => {
+                eprintln!("SKIP {name}: {why}");
+                Ok(Completion::ignored_with(why))
+            }
+        }
+    })
+}

@@ -1,0 +1,156 @@
+//! create, start, kill, delete: the statuses between them, and what each leaves.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::sandbox::{Sandbox, is_keel, keel};
+use crate::{needs, tests};
+
+tests![
+    run_gives_the_payloads_exit_code,
+    run_gives_128_plus_the_signal,
+    a_container_goes_through_created_running_stopped,
+    create_does_not_run_the_program,
+    a_second_start_is_refused,
+    start_of_a_stopped_container_is_refused,
+    start_without_process_is_refused,
+    an_id_in_use_is_refused_and_the_container_unharmed,
+    an_id_is_free_again_after_delete,
+    ids_that_are_not_names_are_refused,
+    a_config_changed_after_create_has_no_effect,
+    a_short_program_does_not_hang_start,
+    run_detached_leaves_a_running_container,
+    run_with_keep_leaves_a_stopped_container,
+    run_passes_signals_on,
+    a_missing_bundle_is_refused,
+];
+
+fn run_gives_the_payloads_exit_code() {
+    assert_eq!(Sandbox::new().acts("exit 42").run().code, 42);
+}
+
+fn run_gives_128_plus_the_signal() {
+    let mut c = Sandbox::new();
+    let run = c.acts("echo up ; pause").run_in_background();
+    c.wait_printed("up");
+    c.kill("KILL").ok();
+    assert_eq!(run.wait().code, 137);
+}
+
+fn a_container_goes_through_created_running_stopped() {
+    let mut c = Sandbox::new();
+    c.acts("await TERM").created();
+    assert_eq!(c.status(), "created");
+    c.start().ok();
+    c.wait_printed("waiting");
+    assert_eq!(c.status(), "running");
+    c.kill("TERM").ok();
+    c.wait_stopped();
+    c.delete().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn create_does_not_run_the_program() {
+    let mut c = Sandbox::new();
+    c.acts("create /ran yes").created();
+    assert!(!c.rootfs().join("ran").exists());
+    c.start().ok();
+    c.wait_stopped();
+    assert_eq!(fs::read_to_string(c.rootfs().join("ran")).unwrap(), "yes");
+}
+
+fn a_second_start_is_refused() {
+    let mut c = Sandbox::new();
+    c.running();
+    c.start().fails();
+    assert_eq!(c.status(), "running");
+}
+
+fn start_of_a_stopped_container_is_refused() {
+    let mut c = Sandbox::new();
+    c.acts("exit 0").created().start().ok();
+    c.wait_stopped();
+    c.start().fails();
+    assert_eq!(c.status(), "stopped");
+}
+
+fn start_without_process_is_refused() {
+    let mut c = Sandbox::new();
+    c.unset("/process");
+    let error = c.never_runs();
+    assert!(!is_keel() || error.contains("process"), "{error}");
+}
+
+fn an_id_in_use_is_refused_and_the_container_unharmed() {
+    let mut c = Sandbox::new();
+    c.running();
+    let pid = c.pid();
+    assert!(c.create().fails().contains("exist"));
+    assert_eq!((c.pid(), c.status().as_str()), (pid, "running"));
+}
+
+fn an_id_is_free_again_after_delete() {
+    let mut c = Sandbox::new();
+    for _ in 0..2 {
+        assert_eq!(c.acts("echo again").run().ok().stdout, "again\n");
+    }
+}
+
+fn ids_that_are_not_names_are_refused() {
+    let c = Sandbox::new();
+    c.write_config();
+    for id in ["", ".", "..", "a/b", "a b", "../x", "ä", "a\nb"] {
+        c.keel(&["create", id]).fails();
+        assert_eq!(c.left(), Vec::<String>::new(), "id {id:?}");
+    }
+}
+
+fn a_config_changed_after_create_has_no_effect() {
+    let mut c = Sandbox::new();
+    c.acts("echo before").created();
+    c.acts("echo after").set("/hostname", "other").write_config();
+    c.start().ok();
+    c.wait_printed("before\n");
+}
+
+fn a_short_program_does_not_hang_start() {
+    let mut c = Sandbox::new();
+    for _ in 0..20 {
+        c.acts("exit 0").created().start().ok();
+        c.delete_force().ok();
+    }
+}
+
+fn run_detached_leaves_a_running_container() {
+    let mut c = Sandbox::new();
+    c.acts("pause").write_config();
+    c.keel(&["run", "--detach", &c.id]).ok();
+    assert_eq!(c.status(), "running");
+}
+
+fn run_with_keep_leaves_a_stopped_container() {
+    let mut c = Sandbox::new();
+    c.acts("exit 3").write_config();
+    assert_eq!(c.keel(&["run", "--keep", &c.id]).code, 3);
+    assert_eq!(c.status(), "stopped");
+    c.delete().ok();
+}
+
+fn run_passes_signals_on() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let run = c.acts("await USR1 TERM").run_in_background();
+    c.wait_printed("waiting");
+    let keel = nix::unistd::Pid::from_raw(run.pid() as i32);
+    nix::sys::signal::kill(keel, nix::sys::signal::SIGUSR1).unwrap();
+    assert_eq!(run.wait().stdout, "waiting\nUSR1\n");
+}
+
+fn a_missing_bundle_is_refused() {
+    let mut c = Sandbox::new();
+    c.set("/annotations", json!({}));
+    let error = c.keel(&["create", "--bundle", "/nonexistent/bundle", &c.id]).fails();
+    assert!(error.contains("/nonexistent/bundle"), "{error}");
+    assert_eq!(c.left(), Vec::<String>::new());
+}

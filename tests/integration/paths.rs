@@ -1,0 +1,119 @@
+//! /linux/maskedPaths and /linux/readonlyPaths.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::sandbox::Sandbox;
+use crate::tests;
+
+tests![
+    a_masked_file_reads_as_empty,
+    a_masked_directory_is_empty_and_read_only,
+    a_missing_masked_path_is_ignored,
+    a_masked_path_below_a_file_is_ignored,
+    a_masked_path_cannot_be_uncovered,
+    masked_files_of_proc_hide_the_host,
+    a_readonly_path_is_read_only_and_readable,
+    a_readonly_path_takes_its_submounts_along_unchanged,
+    a_missing_readonly_path_is_ignored,
+    proc_sys_is_read_only,
+    relative_paths_are_refused,
+    a_masked_symlink_masks_its_target_inside,
+    the_same_path_may_be_masked_twice,
+];
+
+fn a_masked_file_reads_as_empty() {
+    let mut c = Sandbox::new();
+    c.write("/etc/secret", "secret");
+    c.set("/linux/maskedPaths", json!(["/etc/secret"]));
+    assert_eq!(c.run().ok().stdout.is_empty(), false);
+    assert_eq!(c.does("cat /etc/secret ; stat /etc/secret").len(), 1);
+    assert_eq!(c.stat("/etc/secret")["rdev"], "1:3");
+    assert_eq!(fs::read_to_string(c.rootfs().join("etc/secret")).unwrap(), "secret");
+}
+
+fn a_masked_directory_is_empty_and_read_only() {
+    let mut c = Sandbox::new();
+    c.write("/etc/deep/secret", "secret");
+    c.set("/linux/maskedPaths", json!(["/etc/deep"]));
+    assert_eq!(c.does("ls /etc/deep ; create /etc/deep/file x"), ["", "EROFS"]);
+}
+
+fn a_missing_masked_path_is_ignored() {
+    let mut c = Sandbox::new();
+    c.set("/linux/maskedPaths", json!(["/nowhere", "/proc/nothing", "/nowhere/deep"]));
+    assert_eq!(c.report()["root"], json!(["dev", "payload", "proc", "sys", "tmp"]));
+}
+
+fn a_masked_path_below_a_file_is_ignored() {
+    let mut c = Sandbox::new();
+    c.set("/linux/maskedPaths", json!(["/payload/below"]));
+    assert_eq!(c.does("echo up"), ["up"]);
+}
+
+fn a_masked_path_cannot_be_uncovered() {
+    let mut c = Sandbox::new();
+    c.write("/secret", "secret");
+    c.set("/linux/maskedPaths", json!(["/secret", "/proc/keys"]));
+    assert_eq!(c.does("remount-rw /secret ; bind /secret /tmp"), ["EPERM", "EPERM"]);
+}
+
+fn masked_files_of_proc_hide_the_host() {
+    let mut c = Sandbox::new();
+    let seen = c.does("stat /proc/keys ; stat /proc/timer_list ; ls /sys/firmware");
+    for line in seen {
+        assert!(line.contains(r#""rdev":"1:3""#) || line.is_empty() || line.contains("ENOENT"), "{line}");
+    }
+}
+
+fn a_readonly_path_is_read_only_and_readable() {
+    let mut c = Sandbox::new();
+    c.write("/etc/conf", "text\n");
+    c.write("/single", "");
+    c.set("/linux/readonlyPaths", json!(["/etc", "/single"]));
+    assert_eq!(c.does("cat /etc/conf ; write /etc/conf x ; create /etc/new x"), ["text", "EROFS", "EROFS"]);
+    assert_eq!(c.does("open w /single ; create /other x"), ["EROFS", "ok"]);
+}
+
+fn a_readonly_path_takes_its_submounts_along_unchanged() {
+    let mut c = Sandbox::new();
+    c.mount(json!({"destination": "/data/sub", "type": "tmpfs", "source": "t"}));
+    c.set("/linux/readonlyPaths", json!(["/data"]));
+    assert_eq!(c.does("create /data/file x")[0], "EROFS");
+    assert_eq!(c.stat("/data/sub")["type"], "directory");
+}
+
+fn a_missing_readonly_path_is_ignored() {
+    let mut c = Sandbox::new();
+    c.set("/linux/readonlyPaths", json!(["/nowhere", "/proc/nothing"]));
+    assert_eq!(c.does("echo up"), ["up"]);
+}
+
+fn proc_sys_is_read_only() {
+    let mut c = Sandbox::new();
+    let seen = c.does("write /proc/sys/kernel/domainname x ; write /proc/irq/default_smp_affinity 1");
+    assert_eq!(seen, ["EROFS", "EROFS"]);
+}
+
+fn relative_paths_are_refused() {
+    Sandbox::new().set("/linux/maskedPaths", json!(["proc/kcore"])).refused("/linux/maskedPaths/0");
+    Sandbox::new().set("/linux/readonlyPaths", json!(["/proc", "sys"])).refused("/linux/readonlyPaths/1");
+}
+
+fn a_masked_symlink_masks_its_target_inside() {
+    let mut c = Sandbox::new();
+    let outside = c.host_file("secret", "host");
+    c.symlink(outside.to_str().unwrap(), "/link");
+    c.write(outside.to_str().unwrap(), "inside");
+    c.set("/linux/maskedPaths", json!(["/link"]));
+    assert_eq!(c.stat(outside.to_str().unwrap())["rdev"], "1:3");
+    assert_eq!(fs::read_to_string(outside).unwrap(), "host");
+}
+
+fn the_same_path_may_be_masked_twice() {
+    let mut c = Sandbox::new();
+    c.write("/secret", "secret");
+    c.set("/linux/maskedPaths", json!(["/secret", "/secret", "/proc/acpi", "/proc/acpi"]));
+    assert_eq!(c.stat("/secret")["rdev"], "1:3");
+}
