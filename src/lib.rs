@@ -22,6 +22,9 @@ pub mod linux;
 // The story.
 pub mod bundle;
 pub mod container;
+pub mod fds;
+pub mod gate;
+pub mod notify;
 pub mod init;
 pub mod plan;
 pub mod spawn;

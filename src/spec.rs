@@ -198,6 +198,19 @@ impl<'a> Node<'a> {
         self.elements(key, "a whole number from 0 to 4294967295", |v| v.as_u64()?.try_into().ok()).collect()
     }
 
+    /// A list of CPUs or memory nodes such as `0-3,7`, as the kernel's bit mask; absent or empty is None.
+    pub fn id_mask(&self, key: &str) -> Option<Vec<u64>> {
+        let list = self.string(key).filter(|list| !list.is_empty())?;
+        let mask = id_mask(list);
+        if mask.is_none() {
+            self.problem(
+                key,
+                format_args!("must be a list such as 0-3,7 with numbers up to {MAX_ID}, not {list:?}"),
+            );
+        }
+        mask
+    }
+
     fn elements<T: 'a>(
         &self,
         key: &str,
@@ -223,6 +236,28 @@ impl<'a> Node<'a> {
             }
         }
     }
+}
+
+/// No machine has as many CPUs or nodes; a bound, since the mask grows with the largest number.
+const MAX_ID: usize = 65535;
+
+/// Parses `0-3,7`. Blanks and empty members are let pass, as the kernel's own parser does.
+fn id_mask(list: &str) -> Option<Vec<u64>> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|&id: &usize| digits && id <= MAX_ID)
+    };
+    let mut mask = Vec::new();
+    for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return None;
+        }
+        mask.resize(mask.len().max(last / 64 + 1), 0);
+        (first..=last).for_each(|id| mask[id / 64] |= 1 << (id % 64));
+    }
+    Some(mask).filter(|mask| !mask.is_empty())
 }
 
 /// The value as the error shows it.
@@ -377,6 +412,35 @@ mod tests {
             assert_eq!(node.u64("b"), Some(0));
         });
         assert!(found.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_ids_becomes_a_mask() {
+        for (list, mask) in [
+            ("0", Some(vec![1])),
+            ("0-3,7", Some(vec![0x8f])),
+            (" 1 ,,2-2,", Some(vec![6])),
+            ("63-64", Some(vec![1 << 63, 1])),
+            ("3-1", None),
+            ("-1", None),
+            ("+1", None),
+            ("1-", None),
+            ("a", None),
+            (",", None),
+            ("65536", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(id_mask(list), mask, "{list:?}");
+        }
+        assert_eq!(id_mask("65535").unwrap().len(), 1024);
+    }
+
+    #[test]
+    fn a_wrong_list_of_ids_is_a_problem_and_an_empty_one_is_none() {
+        let found = problems(r#"{"a": "", "b": "1-x"}"#, |node| {
+            assert_eq!((node.id_mask("a"), node.id_mask("b")), (None, None));
+        });
+        assert_eq!(found, ["/b: must be a list such as 0-3,7 with numbers up to 65535, not \"1-x\""]);
     }
 
     #[test]

@@ -130,3 +130,91 @@ pub fn reset_signals() -> Result<()> {
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
 }
+
+/// The three sets that capset sets at once, a bit for each capability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+}
+
+/// The kernel's `struct __user_cap_header_struct`.
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+const CAP_HEADER: CapHeader = CapHeader { version: 0x2008_0522, pid: 0 };
+
+/// `capget({_LINUX_CAPABILITY_VERSION_3, 0}, data)` — the calling thread's capabilities. See `capget(2)`.
+pub fn capget() -> Result<Caps> {
+    let mut header = CAP_HEADER;
+    // struct __user_cap_data_struct[2]: effective, permitted, inheritable; the low 32 bits first.
+    let mut data = [[0u32; 3]; 2];
+    // SAFETY: header and data live across the call, and version 3 means two elements.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    let set = |i: usize| u64::from(data[0][i]) | u64::from(data[1][i]) << 32;
+    Ok(Caps { effective: set(0), permitted: set(1), inheritable: set(2) })
+}
+
+/// `capset({_LINUX_CAPABILITY_VERSION_3, 0}, data)` — sets the calling thread's capabilities. See `capset(2)`.
+pub fn capset(caps: Caps) -> Result<()> {
+    let mut header = CAP_HEADER;
+    let half =
+        |shift: u32| [caps.effective, caps.permitted, caps.inheritable].map(|set| (set >> shift) as u32);
+    let data = [half(0), half(32)];
+    // SAFETY: header and data live across the call, and version 3 means two elements.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) })?;
+    Ok(())
+}
+
+/// `prctl(PR_CAPBSET_READ, cap)` — whether the bounding set has a capability; EINVAL beyond the kernel's last.
+/// See `PR_CAPBSET_READ(2const)`.
+pub fn capbset_read(cap: u32) -> Result<bool> {
+    Ok(prctl(libc::PR_CAPBSET_READ, cap, 0)? != 0)
+}
+
+/// `prctl(PR_CAPBSET_DROP, cap)` — takes a capability from the bounding set for good; EINVAL beyond the kernel's
+/// last. See `PR_CAPBSET_DROP(2const)`.
+pub fn capbset_drop(cap: u32) -> Result<()> {
+    prctl(libc::PR_CAPBSET_DROP, cap, 0).map(drop)
+}
+
+/// `prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)` — empties the ambient set. See `PR_CAP_AMBIENT(2const)`.
+/// Since Linux 4.3.
+pub fn cap_ambient_clear_all() -> Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u32, 0).map(drop)
+}
+
+/// `prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap)` — adds a permitted and inheritable capability to the ambient
+/// set. See `PR_CAP_AMBIENT(2const)`. Since Linux 4.3.
+pub fn cap_ambient_raise(cap: u32) -> Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u32, cap).map(drop)
+}
+
+/// The prctl options above: numbers only, and the rest must be 0.
+fn prctl(option: i32, arg2: u32, arg3: u32) -> Result<libc::c_long> {
+    const UNUSED: libc::c_ulong = 0;
+    let (arg2, arg3) = (libc::c_ulong::from(arg2), libc::c_ulong::from(arg3));
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::prctl(option, arg2, arg3, UNUSED, UNUSED) }.into())
+}
+
+/// `getcwd(buffer, sizeof buffer)` — the working directory as the kernel tells it: `(unreachable)` comes first when
+/// it is not below the root. glibc's function hides that. See `getcwd(2)`.
+pub fn getcwd() -> Result<Vec<u8>> {
+    let mut buffer = vec![0u8; libc::PATH_MAX as usize];
+    // SAFETY: the kernel writes no more than the length that is given.
+    let length = check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) })?;
+    buffer.truncate((length as usize).saturating_sub(1)); // the NUL
+    Ok(buffer)
+}
+
+/// The standard streams.
+pub fn stdio() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: 0, 1 and 2 are open for as long as the program runs: Rust's start-up opens /dev/null where one is
+    // missing, and nothing closes them.
+    [0, 1, 2].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
+}
