@@ -69,7 +69,9 @@ impl Capabilities {
     /// permitted set outlive the change of user, which otherwise empties it.
     pub fn before_setuid(&self) -> Result<Granted> {
         let ours = capget().context(|| "get capabilities").at(&self.field)?;
-        let bounding = self.drop_bounding().at(&self.field.child("bounding"))?;
+        // The execve that started us permitted only what is bounding or inheritable.
+        let known = ours.permitted & !ours.inheritable;
+        let bounding = self.drop_bounding(known).at(&self.field.child("bounding"))?;
         prctl::set_keepcaps(true).context(|| "keep capabilities over setuid").at(&self.field)?;
         let granted = self.narrow(bounding, ours.permitted);
         let Caps { effective, permitted, inheritable } = granted.caps;
@@ -87,10 +89,11 @@ impl Capabilities {
         Ok(granted)
     }
 
-    /// Drops all but ours, those that this program has no name for too; gives what is left.
-    fn drop_bounding(&self) -> Result<u64> {
-        let mut left = 0;
-        for cap in 0..u64::BITS {
+    /// Drops all that the config does not keep, those that this program has no name for too; gives what is left.
+    /// `known` need not be asked for.
+    fn drop_bounding(&self, known: u64) -> Result<u64> {
+        let mut left = self.bounding & known;
+        for cap in (0..u64::BITS).filter(|cap| self.bounding & known & 1 << cap == 0) {
             let wanted = self.bounding & 1 << cap != 0;
             let has = match if wanted { capbset_read(cap) } else { capbset_drop(cap).map(|()| false) } {
                 // Beyond the kernel's last.

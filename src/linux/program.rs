@@ -132,7 +132,7 @@ impl Program {
     /// user, with the final capabilities and in the working directory, so that a hit is what execve will take.
     ///
     /// Paths are given to the kernel as they are: this process is inside the container, where a link can lead to
-    /// nothing that the program could not open itself. No descriptor to the outside may be open any more.
+    /// nothing that the program could not open itself.
     pub fn find(&self) -> Result<CString> {
         self.find_file().map_err(|reason| self.error(&reason)).at(&self.field.child("args").child(0))
     }
@@ -168,7 +168,9 @@ impl Program {
         })
     }
 
-    /// Becomes the program; returns only to say why not. `path` is what `find` found.
+    /// Becomes the program; returns only to say why not. `path` is what `find` found. No descriptor to the outside may
+    /// be open any more, not even one that execve closes: it does so after it has walked the path, which may lead
+    /// through /proc/self/fd (CVE-2024-21626).
     pub fn execute(&self, path: &CStr) -> Error {
         let Err(errno) = execve(path, &self.args, &self.env);
         let reason = match errno {

@@ -69,19 +69,21 @@ impl Scheduler {
     /// SCHED_DEADLINE wants all CPUs. A SCHED_DEADLINE process cannot fork without SCHED_FLAG_RESET_ON_FORK.
     pub fn apply(&self) -> Result<()> {
         let Self { name, attr, field } = self;
-        match sched_setattr(attr) {
-            Err(Errno::EOPNOTSUPP) => {
-                Err(Errno::EOPNOTSUPP).context(|| "this kernel has no utilization clamping")
+        let deadline = attr.policy == libc::SCHED_DEADLINE as u32;
+        let why = |errno| match errno {
+            Errno::EOPNOTSUPP => "this kernel has no utilization clamping",
+            Errno::EBUSY if deadline => "the CPUs have not as much time left",
+            Errno::EINVAL if deadline => {
+                "the period must be within sysctl kernel.sched_deadline_period_min_us and _max_us"
             }
-            Err(Errno::EPERM) if attr.policy == libc::SCHED_DEADLINE as u32 => {
-                Err(Errno::EPERM).context(|| "it needs CAP_SYS_NICE and a cpuset with all CPUs")
-            }
-            Err(Errno::EPERM) => Err(Errno::EPERM)
-                .context(|| "it needs CAP_SYS_NICE, and real time in the cgroup (CONFIG_RT_GROUP_SCHED)"),
-            result => result.map_err(Error::from),
-        }
-        .context(|| format!("set scheduler {name}"))
-        .at(field)
+            Errno::EPERM if deadline => "it needs CAP_SYS_NICE and a cpuset with all CPUs",
+            Errno::EPERM => "it needs CAP_SYS_NICE, and real time in the cgroup (CONFIG_RT_GROUP_SCHED)",
+            _ => "the kernel refuses it",
+        };
+        sched_setattr(attr)
+            .or_else(|errno| Err(errno).context(|| why(errno)))
+            .context(|| format!("set scheduler {name}"))
+            .at(field)
     }
 }
 
@@ -323,6 +325,10 @@ mod tests {
                     "runtime: must be at least 1024 ns, not 0".into(),
                     "period: must not be shorter than the deadline, but is 1999 ns".into(),
                 ],
+            ),
+            (
+                r#"{"policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 2000, "period": 9223372036854775808}"#,
+                vec!["period: must be below 2^63 ns, not 9223372036854775808".into()],
             ),
             (
                 r#"{"policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 1999}"#,
