@@ -12,6 +12,8 @@ pub mod log;
 pub mod netlink;
 pub mod proc;
 pub mod root;
+pub mod socket;
+pub mod handover;
 pub mod spec;
 pub mod sys;
 

@@ -25,7 +25,12 @@ pub struct Report {
 
 impl Report {
     pub fn problem(&self, field: Field, reason: impl fmt::Display) {
-        self.problems.borrow_mut().push(Problem { field, reason: reason.to_string() });
+        let problem = Problem { field, reason: reason.to_string() };
+        let mut problems = self.problems.borrow_mut();
+        // Two facilities may read the same key.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 
     pub fn warning(&self, field: Field, reason: impl fmt::Display) {

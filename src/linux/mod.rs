@@ -12,7 +12,6 @@ pub mod names;
 pub mod namespaces;
 pub mod net_devices;
 pub mod oom_score;
-pub mod oom_score;
 pub mod paths;
 pub mod personality;
 pub mod program;

@@ -1,6 +1,6 @@
 //! Files and directories by descriptor.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::{Result, c_path, check, check_fd};
@@ -51,6 +51,23 @@ pub fn close_range_cloexec(first: u32) -> Result<()> {
 pub fn close_range(first: u32) -> Result<()> {
     // SAFETY: nothing in this process owns a descriptor yet but stdio.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// `close_range` around `kept` — closes every descriptor from `first` on but those. Their owners in this process
+/// must never use nor drop them any more: for a process that is about to become another program.
+pub fn close_all_but(first: u32, kept: &[RawFd]) -> Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|&fd| fd as u32).filter(|&fd| fd >= first).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        if fd > from {
+            let to = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: the caller vouches that nobody uses them again.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) })?;
+        }
+        from = fd.saturating_add(1);
+    }
     Ok(())
 }
 
