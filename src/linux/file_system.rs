@@ -179,7 +179,7 @@ fn told(fs: &OwnedFd, result: Result<(), Errno>, what: impl FnOnce() -> String) 
     result.context(|| {
         let (mut what, mut line) = (what(), [0; 512]);
         // One message a read, "e ", "w " or "i " first; ENODATA after the last.
-        while let Ok(length) = read(fs, &mut line) {
+        while let Ok(length @ 1..) = read(fs, &mut line) {
             let message = String::from_utf8_lossy(&line[..length]);
             what += &format!(" ({})", message.get(2..).unwrap_or(&message).trim_end());
         }
