@@ -2,10 +2,12 @@
 
 pub mod capabilities;
 pub mod devices;
+pub mod file_system;
 pub mod hooks;
 pub mod keyring;
 pub mod lsm;
 pub mod memory_policy;
+pub mod mount_destination;
 pub mod mount_options;
 pub mod mounts;
 pub mod names;
@@ -22,4 +24,5 @@ pub mod schedule;
 pub mod self_exe;
 pub mod sysctl;
 pub mod terminal;
+pub mod tmpcopyup;
 pub mod user;

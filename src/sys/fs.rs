@@ -1,5 +1,6 @@
 //! Files and directories by descriptor.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -36,6 +37,31 @@ pub fn openat2(dir: impl AsFd, path: &Path, flags: i32, mode: u32, resolve: Reso
             size_of::<libc::open_how>(),
         )
     })
+}
+
+/// `flistxattr(fd, list, size)` — the names of a file's extended attributes, each ended by a NUL; ERANGE when
+/// `list` is too small. See `flistxattr(2)`.
+pub fn flistxattr(fd: impl AsFd, list: &mut [u8]) -> Result<usize> {
+    // SAFETY: list is writable and as long as said.
+    let size = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
+    Ok(check(size as libc::c_long)? as usize)
+}
+
+/// `fgetxattr(fd, name, value, size)` — the value of an extended attribute; ERANGE when `value` is too small. See
+/// `fgetxattr(2)`.
+pub fn fgetxattr(fd: impl AsFd, name: &CStr, value: &mut [u8]) -> Result<usize> {
+    let (fd, into) = (fd.as_fd().as_raw_fd(), value.as_mut_ptr().cast());
+    // SAFETY: name is a C string, value is writable and as long as said.
+    let size = unsafe { libc::fgetxattr(fd, name.as_ptr(), into, value.len()) };
+    Ok(check(size as libc::c_long)? as usize)
+}
+
+/// `fsetxattr(fd, name, value, size, 0)` — sets an extended attribute. See `fsetxattr(2)`.
+pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
+    let (fd, from) = (fd.as_fd().as_raw_fd(), value.as_ptr().cast());
+    // SAFETY: name is a C string, value is as long as said.
+    check(unsafe { libc::fsetxattr(fd, name.as_ptr(), from, value.len(), 0) }.into())?;
+    Ok(())
 }
 
 /// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)` — marks every descriptor from `first` on to be closed by
