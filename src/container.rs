@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -29,11 +29,11 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{Pid, UnlinkatFlags, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::linux::hooks::Hook;
+use crate::linux::rdt;
 use crate::sys::fs::{ofd_is_locked, ofd_write_lock};
 use crate::sys::process::pidfd_open;
 
@@ -45,6 +45,9 @@ const NEW_STATE: &str = "state.json.new";
 const CONFIG: &str = "config.json";
 const LOCK: &str = "lock";
 const SOCKET: &str = "start.sock";
+/// What the container sees of the directory: where it reports to sd_notify.
+pub const NOTIFY_DIR: &str = "notify";
+pub const NOTIFY_SOCKET: &str = "notify/notify.sock";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,7 +100,7 @@ pub struct State {
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
     /// What linux::rdt made and delete removes.
-    pub rdt: Option<Value>,
+    pub rdt: Option<rdt::Created>,
 }
 
 impl Default for State {
@@ -266,6 +269,11 @@ impl Container {
         Ok(ids)
     }
 
+    /// The state directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -297,7 +305,7 @@ impl Container {
         }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.root.join(&self.id)
     }
 
@@ -393,7 +401,8 @@ impl Container {
         if self.has_not_executed()? {
             return Ok(if state.creating { Status::Creating } else { Status::Created });
         }
-        let frozen = state.open_cgroup()?.map_or(Ok(false), |cgroup| cgroup.frozen())?;
+        let cgroup = state.open_cgroup()?;
+        let frozen = cgroup.is_some_and(|cgroup| cgroup.events().is_ok_and(|events| events.frozen));
         Ok(if frozen { Status::Paused } else { Status::Running })
     }
 
@@ -423,6 +432,9 @@ impl Container {
     /// Deletes the state directory; the caller holds the lock. state.json goes last: what is left of a
     /// remove that was killed is deleted like the whole.
     pub fn remove(&self) -> Result<()> {
+        remove(&self.dir, Path::new(NOTIFY_SOCKET), UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| remove(&self.dir, Path::new(NOTIFY_DIR), UnlinkatFlags::RemoveDir))
+            .context(|| format!("remove {}", self.path().join(NOTIFY_DIR).display()))?;
         for name in [SOCKET, LOCK, CONFIG, NEW_STATE, STATE] {
             remove(&self.dir, Path::new(name), UnlinkatFlags::NoRemoveDir)
                 .context(|| format!("remove {}", self.path().join(name).display()))?;

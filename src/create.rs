@@ -24,7 +24,7 @@ use crate::linux::namespaces::Kind;
 use crate::linux::sysctl::{self, Private};
 use crate::linux::{hooks, mounts, net_devices};
 use crate::log;
-use crate::notify;
+use crate::notify::{self, Notify};
 use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::socket;
@@ -48,6 +48,8 @@ pub struct Created {
     pub container: Container,
     pub state: State,
     pub first: First,
+    /// Where it will say that it is ready, if anybody waits for that and it runs already.
+    pub notify: Option<Notify>,
 }
 
 /// The container's first process.
@@ -56,6 +58,8 @@ pub struct First {
     pub pidfd: OwnedFd,
     /// The terminal's master, in [`Mode::Foreground`].
     pub terminal: Option<OwnedFd>,
+    /// The config gives the terminal's size.
+    pub sized: bool,
 }
 
 pub fn create(options: &CreateOptions, passed: Passed) -> Result<()> {
@@ -82,15 +86,18 @@ fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Cr
     }
     let cgroup_path = plan.cgroup.path(&host)?;
     // Before the state names it as what to kill: it may be somebody else's.
-    Cgroup::refuse_used(&cgroup_path)?;
+    Cgroup::refuse_used(&plan.cgroup, &cgroup_path)?;
 
     let container = Container::create(&options.root, &options.id)?;
     let mut state = first_state(&plan, &bundle, options)?;
     let mut cgroup = None;
+    let mut notify = None;
     let making = Making { options, plan: &plan, container: &container, passed, mode };
     let made = container.write_config(&bundle.config).and_then(|()| {
         if notifies {
             notify::make_dir(&container)?;
+            // The socket of a container that waits is bound by `start`, which listens to it.
+            notify = if mode == Mode::Create { None } else { Notify::listen(&container)? };
         }
         state.cgroup = Some(cgroup_path.clone());
         container.write_state(&state)?;
@@ -106,14 +113,14 @@ fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Cr
             log::warning(format_args!("undo create container {}: {e}", options.id));
         }
     })?;
-    Ok(Created { container, state, first })
+    Ok(Created { container, state, first, notify })
 }
 
 /// What a `delete --force` needs to know from now on; the rest is added as it comes to be.
 fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<State> {
     Ok(State {
         bundle: bundle.dir.clone(),
-        rootfs: plan.rootfs.path().into(),
+        rootfs: plan.rootfs.path.clone(),
         annotations: plan.annotations.clone(),
         pid_namespace_private: plan.namespaces.is_new(Kind::Pid),
         poststart: plan.hooks.poststart.clone(),
@@ -124,7 +131,7 @@ fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<
 
 /// In runc's words where callers know them.
 fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode) -> Result<()> {
-    let terminal = plan.process.as_ref().is_some_and(|process| process.terminal.is_some());
+    let terminal = plan.terminal().is_some();
     let field = Field::root().child("process").child("terminal");
     let message = match (terminal, mode == Mode::Foreground, options.console_socket.is_some()) {
         (true, false, false) => "cannot allocate tty if keel will detach without setting --console-socket",
@@ -183,7 +190,8 @@ impl Making<'_> {
         if mode != Mode::Create {
             await_execution(&spawned)?;
         }
-        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, terminal })
+        let sized = plan.terminal().is_some_and(|terminal| terminal.has_size());
+        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, terminal, sized })
     }
 
     /// Opens what init needs of the host, while the host's files are in reach.

@@ -45,9 +45,7 @@ fn delete_existing(root: &Path, id: &str, force: bool) -> Result<()> {
             status => return Err(not_stopped(id, status)),
         }
     }
-    destroy(&container, &state).context(|| format!("delete container {id}"))?;
-    run_poststop(&state);
-    Ok(())
+    destroy(&container, &state).context(|| format!("delete container {id}"))
 }
 
 /// Another command has the container locked: the `create` that makes it, a `start`, or a second `delete`.
@@ -89,25 +87,27 @@ fn last_state(container: &Container, force: bool) -> Result<State> {
     }
 }
 
-/// Kills, then removes everything that is not in memory: cgroup, resctrl group, state directory.
-fn destroy(container: &Container, state: &State) -> Result<()> {
+/// Kills what lives, removes all that is not in memory (cgroup, resctrl group, state directory), and runs the
+/// poststop hooks. What `delete` does, and `create` when it fails.
+pub fn destroy(container: &Container, state: &State) -> Result<()> {
     if let Some(init) = kill(state)? {
         wait_for_end(&init)?;
     }
     if let Some(cgroup) = state.open_cgroup()? {
-        // The dead of a private pid namespace have left it; others may still die or never have been init's.
-        if cgroup.populated()? {
+        // The dead of a private pid namespace have left it; others may live on, or never have been init's.
+        if cgroup.events()?.populated {
             cgroup.kill()?;
-            if !cgroup.wait_until_empty(PATIENCE)? {
-                return Err(Error::new("processes are still alive in its cgroup after SIGKILL"));
-            }
         }
         cgroup.remove()?;
     }
     if let Some(rdt) = &state.rdt {
-        crate::linux::rdt::remove(rdt)?;
+        rdt.remove()?;
     }
-    container.remove()
+    container.remove()?;
+    if !state.poststop.is_empty() {
+        hooks::run_all(&state.poststop, &state.oci_state(Status::Stopped, 0));
+    }
+    Ok(())
 }
 
 /// SIGKILL to init, and to the whole cgroup where init's death is not everybody's. Gives the init to wait for.
@@ -133,19 +133,6 @@ fn wait_for_end(init: &OwnedFd) -> Result<()> {
     match poll(&mut fds, timeout).context(|| "poll a pidfd")? {
         0 => Err(Error::new("container init is still running after SIGKILL")),
         _ => Ok(()),
-    }
-}
-
-/// The container is gone by now; a hook that fails is a warning, as the spec wants it.
-fn run_poststop(state: &State) {
-    if state.poststop.is_empty() {
-        return;
-    }
-    let stdin = state.oci_state(Status::Stopped, 0);
-    for hook in &state.poststop {
-        if let Err(e) = hooks::run(hook, &stdin) {
-            log::warning(format_args!("delete container {}: poststop hook: {e}", state.id));
-        }
     }
 }
 

@@ -60,7 +60,7 @@ pub fn run(plan: &Plan, state: &State, joined: &Joined, inherited: Inherited, cr
 fn live(plan: &Plan, state: &State, joined: &Joined, mut inherited: Inherited, create: &InitEnd) -> Result<Infallible> {
     let gate = inherited.gate.take();
     let lock = inherited.created_lock.take();
-    let kept = [Some(create.as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
+    let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
     let ready = set_up(plan, state, joined, inherited, create, &kept)?;
     create.ready()?;
     // If create dies before it commits, nobody will ever know of this process.

@@ -41,7 +41,7 @@ fn not_running(id: &str) -> Error {
 /// Whether init was there to get it.
 fn signal_init(state: &State, signal: i32) -> Result<bool> {
     match state.init()? {
-        Some(init) => send(&init, state.pid, signal),
+        Some(init) => send(&init, Pid::from_raw(state.pid), signal),
         None => Ok(false),
     }
 }
@@ -50,17 +50,17 @@ fn signal_init(state: &State, signal: i32) -> Result<bool> {
 fn signal_cgroup(cgroup: &Cgroup, signal: i32) -> Result<bool> {
     if signal == libc::SIGKILL {
         // Of the whole cgroup at once: no fork escapes it, and a frozen process dies too.
-        let populated = cgroup.populated()?;
+        let populated = cgroup.events()?.populated;
         cgroup.kill()?;
         return Ok(populated);
     }
     let mut reached = false;
     for pids in cgroup.pids()?.chunks(PIDFDS_AT_ONCE) {
-        let opened: Vec<(i32, Option<OwnedFd>)> =
+        let opened: Vec<(Pid, Option<OwnedFd>)> =
             pids.iter().map(|&pid| Ok((pid, open_process(pid)?))).collect::<Result<_>>()?;
         // A pid could be reused before it was opened. If it stands in the list now, the pidfd is that process
         // or a dead one.
-        let listed: HashSet<i32> = cgroup.pids()?.into_iter().collect();
+        let listed: HashSet<Pid> = cgroup.pids()?.into_iter().collect();
         for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| listed.contains(pid)) {
             if let Some(pidfd) = pidfd {
                 reached |= send(&pidfd, pid, signal)?;
@@ -73,8 +73,8 @@ fn signal_cgroup(cgroup: &Cgroup, signal: i32) -> Result<bool> {
 /// A caller's limit of open files is often 1024.
 const PIDFDS_AT_ONCE: usize = 256;
 
-fn open_process(pid: i32) -> Result<Option<OwnedFd>> {
-    match pidfd_open(Pid::from_raw(pid)) {
+fn open_process(pid: Pid) -> Result<Option<OwnedFd>> {
+    match pidfd_open(pid) {
         Ok(pidfd) => Ok(Some(pidfd)),
         Err(Errno::ESRCH | Errno::EINVAL) => Ok(None),
         Err(errno) => Err(errno).context(|| format!("open a pidfd of process {pid}")),
@@ -82,7 +82,7 @@ fn open_process(pid: i32) -> Result<Option<OwnedFd>> {
 }
 
 /// False when the process has ended.
-fn send(pidfd: &OwnedFd, pid: i32, signal: i32) -> Result<bool> {
+fn send(pidfd: &OwnedFd, pid: Pid, signal: i32) -> Result<bool> {
     match pidfd_send_signal(pidfd, signal) {
         Ok(()) => Ok(true),
         Err(Errno::ESRCH) => Ok(false),

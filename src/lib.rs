@@ -29,6 +29,7 @@ pub mod gate;
 pub mod notify;
 pub mod init;
 pub mod plan;
+pub mod relay;
 pub mod spawn;
 pub mod sync;
 

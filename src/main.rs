@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use keel::cli::{self, Global, Operation};
+use keel::cli::{self, Global, Operation, RunOptions};
 use keel::error::{Context, Error, Result};
+use keel::fds::Passed;
 use keel::{check, create, delete, kill, linux, list, log, run, spec_command, start, state};
 
 fn main() -> ExitCode {
@@ -26,17 +27,24 @@ fn run_command(args: &[OsString]) -> Result<u8> {
         linux::self_exe::protect()?;
     }
     let (global, operation) = cli::parse(args)?;
+    // Before the log or anything else is opened: all other descriptors of the caller's are closed.
+    let passed = match &operation {
+        Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => {
+            Passed::keep(create.preserve_fds)?
+        }
+        _ => Passed::default(),
+    };
     global.open_log()?;
     global.check()?;
-    perform(&global, operation)
+    perform(&global, operation, passed)
 }
 
 /// The exit code: 0, or that of the container's process.
-fn perform(global: &Global, operation: Operation) -> Result<u8> {
+fn perform(global: &Global, operation: Operation, passed: Passed) -> Result<u8> {
     match operation {
-        Operation::Create(options) => create::create(&options)?,
+        Operation::Create(options) => create::create(&options, passed)?,
         // 128 + n at most, as the shell has it.
-        Operation::Run(options) => return run::run(&options).map(|code| code as u8),
+        Operation::Run(options) => return run::run(&options, passed).map(|code| code as u8),
         Operation::Start(options) => start::start(&global.root(), &options.id)?,
         Operation::State(options) => print(&state::state(&global.root(), &options.id)?)?,
         Operation::Kill(options) => kill::kill(&global.root(), &options.id, &options.signal, options.all)?,

@@ -15,11 +15,9 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
-use crate::container::Container;
+use crate::container::{Container, NOTIFY_DIR, NOTIFY_SOCKET};
 use crate::error::{Context, Error, Result};
 
-const DIR: &str = "notify";
-const SOCKET: &str = "notify/notify.sock";
 const INSIDE: &str = "/run/notify";
 
 /// The container's socket, and the host's that listens behind it.
@@ -38,7 +36,7 @@ pub fn offer(config: &mut Map<String, Value>, state_dir: &Path) -> Result<bool> 
     if host_socket().is_none() {
         return Ok(false);
     }
-    let source = state_dir.join(DIR);
+    let source = state_dir.join(NOTIFY_DIR);
     let source = source.to_str().ok_or_else(|| Error::new("the state directory's path is not UTF-8"))?;
     let mount = json!({
         "destination": INSIDE, "type": "bind", "source": source,
@@ -58,7 +56,7 @@ pub fn offer(config: &mut Map<String, Value>, state_dir: &Path) -> Result<bool> 
 
 /// The directory that the container sees; its socket is bound when somebody listens.
 pub fn make_dir(container: &Container) -> Result<()> {
-    mkdirat(container.dir(), DIR, Mode::from_bits_truncate(0o755)).context(|| "create the notify directory")
+    mkdirat(container.dir(), NOTIFY_DIR, Mode::from_bits_truncate(0o755)).context(|| "create the notify directory")
 }
 
 impl Notify {
@@ -66,12 +64,12 @@ impl Notify {
     pub fn listen(container: &Container) -> Result<Option<Self>> {
         let Some(host) = host_socket() else { return Ok(None) };
         // A socket's path has at most 108 bytes; this one is short whatever the state directory's is.
-        let path = format!("/proc/self/fd/{}/{SOCKET}", container.dir().as_raw_fd());
+        let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", container.dir().as_raw_fd());
         match UnixDatagram::bind(&path) {
             Ok(socket) => {
                 // The container's user, whoever that is, must be able to write to it.
                 let mode = Mode::from_bits_truncate(0o777);
-                fchmodat(container.dir(), SOCKET, mode, FchmodatFlags::FollowSymlink)
+                fchmodat(container.dir(), NOTIFY_SOCKET, mode, FchmodatFlags::FollowSymlink)
                     .context(|| "open the notify socket to the container")?;
                 Ok(Some(Self { container: socket, host }))
             }

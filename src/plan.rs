@@ -88,10 +88,10 @@ impl Plan {
         let process = config.object("process");
         Self {
             annotations: plan_annotations(&config),
-            cgroup: cgroup::plan(&linux, id),
+            cgroup: cgroup::plan(Some(&linux), id),
             rootfs: rootfs::plan(&config, &bundle.dir, has(Kind::Mount), no_pivot),
             mounts: mounts::plan(&config, &bundle.dir, has(Kind::Mount), has(Kind::Cgroup)),
-            devices: devices::plan(&config, &linux),
+            devices: devices::plan(&config, Some(&linux)),
             paths: paths::plan(&linux),
             sysctls: sysctl::plan(&linux, private, names.domainname()),
             net_devices: net_devices::plan(&linux, has(Kind::Network)),
@@ -99,11 +99,15 @@ impl Plan {
             personality: Personality::plan(&linux),
             memory_policy: MemoryPolicy::plan(&linux),
             hooks: Hooks::plan(&config),
-            labels: Labels::plan(process.as_ref(), &linux),
+            labels: Labels::plan(process.as_ref(), Some(&linux)),
             process: process.and_then(|process| plan_process(&process)),
             names,
             namespaces,
         }
+    }
+
+    pub fn terminal(&self) -> Option<&Terminal> {
+        self.process.as_ref()?.terminal.as_ref()
     }
 
     /// What the config asks of this host that the host does not have.
@@ -113,10 +117,10 @@ impl Plan {
 }
 
 #[rustfmt::skip]
-const LINUX_KEYS: [&str; 18] = [
+const LINUX_KEYS: [&str; 17] = [
     "namespaces", "uidMappings", "gidMappings", "timeOffsets", "devices", "netDevices", "cgroupsPath",
     "rootfsPropagation", "resources", "seccomp", "sysctl", "maskedPaths", "readonlyPaths", "mountLabel",
-    "intelRdt", "personality", "memoryPolicy", "rootfsPropagation",
+    "intelRdt", "personality", "memoryPolicy",
 ];
 
 fn plan_process(process: &Node) -> Option<Process> {

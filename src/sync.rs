@@ -3,17 +3,17 @@
 //! Init tells how far it is, create tells when to go on. A closed socket is a message too: the other side
 //! is dead. Init's end closes by itself at execve, and by then nobody may still need it.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    socketpair,
+    self, AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 
 use crate::error::{Context, Error, Result};
+use crate::socket::send_fd;
 use crate::sys::process::adopt_fd;
 
 /// What init says to create.
@@ -63,7 +63,7 @@ pub fn pair() -> Result<(CreateEnd, InitEnd)> {
 
 impl CreateEnd {
     pub fn send(&self, message: ToInit) -> Result<()> {
-        send(&self.0, &[message as u8], None).context(|| "send to init")
+        send(&self.0, &[message as u8]).context(|| "send to init")
     }
 
     pub fn receive(&self) -> Result<FromInit> {
@@ -84,17 +84,23 @@ impl CreateEnd {
     }
 }
 
+impl AsFd for InitEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl InitEnd {
     pub fn mounted(&self) -> Result<()> {
-        send(&self.0, &[MOUNTED], None).context(|| "tell create that the mounts are made")
+        send(&self.0, &[MOUNTED]).context(|| "tell create that the mounts are made")
     }
 
-    pub fn terminal(&self, master: OwnedFd) -> Result<()> {
-        send(&self.0, &[TERMINAL], Some(&master)).context(|| "send the terminal to run")
+    pub fn terminal(&self, master: BorrowedFd<'_>) -> Result<()> {
+        send_fd(&self.0, &[TERMINAL], master).context(|| "send the terminal to run")
     }
 
     pub fn ready(&self) -> Result<()> {
-        send(&self.0, &[READY], None).context(|| "tell create that the container is set up")
+        send(&self.0, &[READY]).context(|| "tell create that the container is set up")
     }
 
     /// Init's last words.
@@ -102,7 +108,7 @@ impl InitEnd {
         let mut message = vec![FAILED];
         message.extend(error.to_json(LONGEST - 1));
         // EPIPE: create is dead, and nobody is left to tell.
-        let _ = send(&self.0, &message, None);
+        let _ = send(&self.0, &message);
     }
 
     /// The next word of create; None when create is dead.
@@ -121,12 +127,8 @@ impl InitEnd {
     }
 }
 
-fn send(socket: &OwnedFd, message: &[u8], fd: Option<&OwnedFd>) -> Result<(), Errno> {
-    let raw: Vec<_> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
-    let control: Vec<_> = if raw.is_empty() { vec![] } else { vec![ControlMessage::ScmRights(&raw)] };
-    let parts = [IoSlice::new(message)];
-    sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
+fn send(socket: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
+    socket::send(socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL).map(drop)
 }
 
 fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn a_terminal_arrives_as_a_descriptor() {
         let (create, init) = pair().unwrap();
-        init.terminal(std::fs::File::open("/dev/null").unwrap().into()).unwrap();
+        init.terminal(std::fs::File::open("/dev/null").unwrap().as_fd()).unwrap();
         assert!(matches!(create.receive().unwrap(), FromInit::Terminal(_)));
     }
 }

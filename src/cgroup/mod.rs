@@ -147,6 +147,11 @@ impl Cgroup {
         .at(&plan.field)
     }
 
+    /// Refuses a cgroup that exists and is in use; `create` looks again.
+    pub fn refuse_used(plan: &Plan, path: &Path) -> Result<()> {
+        Self::open(path)?.map_or(Ok(()), |cgroup| cgroup.refuse_if_used()).at(&plan.field)
+    }
+
     /// Opens the cgroup that `create` made at `path`; None when it is gone.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let what = || format!("open cgroup {}", path.display());
@@ -175,6 +180,10 @@ impl Cgroup {
         if !made.is_empty() && self.path.parent() == Some(mount.path()) {
             return Ok(());
         }
+        self.refuse_if_used()
+    }
+
+    fn refuse_if_used(&self) -> Result<()> {
         let events = self.events()?;
         if events.populated {
             let reason = format!("it holds the processes {}", list(&self.pids()?));

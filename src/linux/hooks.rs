@@ -72,6 +72,13 @@ impl Hooks {
     }
 }
 
+impl Hooks {
+    /// Whether `create` runs any.
+    pub fn any_in_create(&self) -> bool {
+        [&self.prestart, &self.create_runtime, &self.create_container].iter().any(|hooks| !hooks.is_empty())
+    }
+}
+
 impl Hook {
     fn plan(hook: &Node) -> Option<Self> {
         hook.expect_keys(&["path", "args", "env", "timeout"]);

@@ -72,6 +72,10 @@ impl User {
         })
     }
 
+    pub fn uid(&self) -> Uid {
+        self.uid
+    }
+
     /// Becomes the user. `inherited_umask` is the umask that the runtime was called with: init works with 0, and
     /// the spec wants the caller's when the config sets none.
     pub fn apply(&self, inherited_umask: Mode) -> Result<()> {
