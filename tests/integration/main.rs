@@ -10,15 +10,23 @@ mod sandbox;
 mod capabilities;
 mod device_rules;
 mod devices;
+mod hooks;
+mod keyring;
 mod lifecycle;
+mod lsm;
+mod memory_policy;
 mod mount_options;
 mod mounts;
 mod names;
 mod namespaces;
+mod net_devices;
 mod paths;
+mod personality;
 mod process;
+mod rdt;
 mod rlimits;
 mod rootfs;
+mod scheduling;
 mod sysctl;
 mod user;
 
@@ -46,6 +54,14 @@ const TESTS: &[&[Test]] = &[
     user::TESTS,
     rlimits::TESTS,
     capabilities::TESTS,
+    scheduling::TESTS,
+    memory_policy::TESTS,
+    personality::TESTS,
+    lsm::TESTS,
+    keyring::TESTS,
+    hooks::TESTS,
+    net_devices::TESTS,
+    rdt::TESTS,
 ];
 
 fn main() -> ExitCode {
@@ -53,9 +69,10 @@ fn main() -> ExitCode {
     if Path::new(&args[0]).file_name().is_some_and(|name| name == "payload") {
         payload::main(&args[1..]);
     }
-    // Whatever a broken runtime mounts, it does not reach the host.
+    // Whatever a broken runtime mounts or names, it does not reach the host.
     if sandbox::root().is_ok() {
-        unshare(CloneFlags::CLONE_NEWNS).expect("unshare the mount namespace");
+        let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+        unshare(own).expect("unshare namespaces");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("make all mounts private");
         // Others look for cgroup2 there only.

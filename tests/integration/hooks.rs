@@ -1,0 +1,316 @@
+//! /hooks: when, where, with what, and what a failure does.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::sandbox::{Sandbox, is_keel, keel};
+use crate::{needs, tests};
+
+tests![
+    all_hooks_run_in_order,
+    each_hook_reads_the_state_on_stdin,
+    a_hooks_environment_is_exactly_the_configured_one,
+    a_hooks_arguments_are_the_configured_ones,
+    runtime_hooks_run_in_the_hosts_namespaces,
+    create_container_hooks_see_the_hosts_files_in_the_containers_namespaces,
+    start_container_hooks_run_inside,
+    a_failing_hook_before_start_leaves_nothing,
+    a_failing_start_container_hook_stops_the_container,
+    a_failing_poststart_hook_stops_the_container,
+    a_failing_poststop_hook_is_a_warning,
+    poststop_hooks_run_after_the_container_is_gone,
+    a_hook_that_exceeds_its_timeout_is_killed,
+    a_hook_in_time_is_fine,
+    a_hook_has_no_descriptor_of_the_runtime,
+    a_hook_starts_with_default_signals,
+    a_relative_path_is_refused,
+    a_timeout_of_zero_is_refused,
+    a_hook_without_a_path_is_refused,
+    a_missing_hook_is_an_error_that_names_it,
+    the_bundles_hooks_are_those_of_create,
+    prestart_may_set_up_the_network,
+];
+
+const KINDS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+fn hook(c: &mut Sandbox, kind: &str, script: &str) {
+    let count = c.config["hooks"][kind].as_array().map_or(0, Vec::len);
+    let path = c.script(&format!("{kind}-{count}"), script);
+    c.set(&format!("/hooks/{kind}/-"), json!({"path": path, "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}));
+}
+
+/// A hook inside the container: the payload does something.
+fn inside(c: &mut Sandbox, acts: &[&str]) {
+    let args: Vec<&str> = ["/payload"].iter().chain(acts).copied().collect();
+    c.set("/hooks/startContainer/-", json!({"path": "/payload", "args": args}));
+}
+
+fn read(c: &Sandbox, name: &str) -> String {
+    fs::read_to_string(c.dir.join(name)).unwrap_or_default()
+}
+
+fn all_hooks_run_in_order() {
+    let mut c = Sandbox::new();
+    for kind in KINDS.into_iter().filter(|kind| *kind != "startContainer") {
+        for number in [1, 2] {
+            hook(&mut c, kind, &format!("echo {kind} {number} >>$D/log"));
+        }
+    }
+    c.host_dir("shared");
+    let log = c.host_file("log", "");
+    c.mount(json!({"destination": "/log", "source": log, "options": ["bind"]}));
+    inside(&mut c, &["create", "/started", "yes"]);
+    c.acts("echo up").created();
+    let until_created =
+        "prestart 1\nprestart 2\ncreateRuntime 1\ncreateRuntime 2\ncreateContainer 1\ncreateContainer 2\n";
+    assert_eq!(read(&c, "log"), until_created);
+    assert!(!c.rootfs().join("started").exists());
+    c.start().ok();
+    assert!(c.rootfs().join("started").exists());
+    assert_eq!(read(&c, "log"), format!("{until_created}poststart 1\npoststart 2\n"));
+    c.wait_stopped();
+    c.delete().ok();
+    assert_eq!(read(&c, "log"), format!("{until_created}poststart 1\npoststart 2\npoststop 1\npoststop 2\n"));
+}
+
+fn each_hook_reads_the_state_on_stdin() {
+    let mut c = Sandbox::new();
+    c.set("/annotations", json!({"a": "b"}));
+    for kind in KINDS.into_iter().filter(|kind| *kind != "startContainer") {
+        hook(&mut c, kind, &format!("cat >$D/{kind}"));
+    }
+    c.acts("pause").created().start().ok();
+    let pid = c.pid();
+    c.delete_force().ok();
+    for (kind, status) in [
+        ("prestart", "creating"),
+        ("createRuntime", "creating"),
+        ("createContainer", "creating"),
+        ("poststart", "running"),
+        ("poststop", "stopped"),
+    ] {
+        let state: Value = serde_json::from_str(&read(&c, kind)).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        assert_eq!((&state["id"], &state["bundle"]), (&json!(c.id), &json!(c.bundle())), "{kind}");
+        assert_eq!(state["annotations"], json!({"a": "b"}), "{kind}");
+        assert!(state["ociVersion"].is_string(), "{kind}");
+        // runc 1.1 says "created" to createRuntime hooks.
+        assert!(state["status"] == status || !is_keel(), "{kind}: {state}");
+        match kind {
+            // In the container's pid namespace, or the runtime's: the spec has it that it is the container's.
+            "createContainer" => assert!(state["pid"] == 1 || state["pid"] == pid, "{kind}: {state}"),
+            "poststop" => (),
+            _ => assert_eq!(state["pid"], pid, "{kind}"),
+        }
+    }
+}
+
+fn a_hooks_environment_is_exactly_the_configured_one() {
+    let mut c = Sandbox::new();
+    // The shell adds PWD of its own accord.
+    let print = "tr '\\0' '\\n' </proc/self/environ | grep -v ^PWD=";
+    let path = c.script("environment", &format!("{print} >$D/environment"));
+    c.set("/hooks/createRuntime/-", json!({"path": path, "env": ["A=1", "B=two words"]}));
+    let path = c.script("none", &format!("{print} >$D/none; true"));
+    c.set("/hooks/createRuntime/-", json!({"path": path}));
+    c.acts("exit 0").run().ok();
+    assert_eq!(read(&c, "environment"), "A=1\nB=two words\n");
+    assert!(c.dir.join("none").exists());
+    assert_eq!(read(&c, "none"), "");
+}
+
+fn a_hooks_arguments_are_the_configured_ones() {
+    let mut c = Sandbox::new();
+    let path = c.script("arguments", "printf '%s|' \"$@\" >$D/arguments");
+    c.set("/hooks/createRuntime", json!([{"path": path, "args": ["name", "a b", ""]}]));
+    c.acts("exit 0").run().ok();
+    assert_eq!(read(&c, "arguments"), "a b||");
+}
+
+fn runtime_hooks_run_in_the_hosts_namespaces() {
+    let mut c = Sandbox::new();
+    for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+        hook(
+            &mut c,
+            kind,
+            &format!("readlink /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/uts >$D/{kind}"),
+        );
+    }
+    c.acts("exit 0").run().ok();
+    let own = ["mnt", "net", "uts"]
+        .map(|ns| fs::read_link(format!("/proc/self/ns/{ns}")).unwrap().display().to_string());
+    for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+        assert_eq!(read(&c, kind).lines().collect::<Vec<_>>(), own, "{kind}");
+    }
+}
+
+fn create_container_hooks_see_the_hosts_files_in_the_containers_namespaces() {
+    let mut c = Sandbox::new();
+    hook(
+        &mut c,
+        "createContainer",
+        "readlink /proc/self/ns/mnt >$D/ns; ls / >$D/root; grep -c rootfs/dev/pts /proc/self/mountinfo >$D/mounts; mkdir $D/bundle/rootfs/tmp/x; mount -t tmpfs t $D/bundle/rootfs/tmp/x",
+    );
+    let seen = c.report();
+    assert_ne!(read(&c, "ns").trim(), fs::read_link("/proc/self/ns/mnt").unwrap().display().to_string());
+    assert_eq!(read(&c, "ns").trim(), seen["namespaces"]["mnt"]);
+    assert!(read(&c, "root").lines().any(|name| name == "usr"), "it sees the host's root");
+    assert_eq!(read(&c, "mounts"), "1\n", "the container's mounts are made");
+    assert!(
+        seen["mounts"].as_array().unwrap().iter().any(|m| m["at"] == "/tmp/x"),
+        "its mounts are the container's"
+    );
+}
+
+fn start_container_hooks_run_inside() {
+    let mut c = Sandbox::new();
+    inside(&mut c, &["create", "/hook", "inside"]);
+    c.acts("cat /hook").run();
+    assert_eq!(c.acts("exit 0").run().code, 0);
+    assert_eq!(fs::read_to_string(c.rootfs().join("hook")).unwrap(), "inside");
+}
+
+fn a_failing_hook_before_start_leaves_nothing() {
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let mut c = Sandbox::new();
+        hook(&mut c, kind, "echo complaint >&2; exit 3");
+        hook(&mut c, "poststop", "echo poststop >>$D/poststop");
+        let error = c.refused(&format!("/hooks/{kind}/0"));
+        assert!(!is_keel() || error.contains("complaint") && error.contains('3'), "{kind}: {error}");
+        assert!(!is_keel() || read(&c, "poststop") == "poststop\n", "{kind}");
+    }
+}
+
+fn a_failing_start_container_hook_stops_the_container() {
+    let mut c = Sandbox::new();
+    inside(&mut c, &["exit", "4"]);
+    c.acts("create /ran yes").created();
+    let error = c.start().fails();
+    assert!(!is_keel() || error.contains("/hooks/startContainer/0"), "{error}");
+    assert!(!c.rootfs().join("ran").exists());
+    assert!(c.containers().is_empty() || c.status() == "stopped");
+}
+
+fn a_failing_poststart_hook_stops_the_container() {
+    let mut c = Sandbox::new();
+    hook(&mut c, "poststart", "exit 5");
+    c.acts("pause").created();
+    let error = c.start().fails();
+    assert!(!is_keel() || error.contains("/hooks/poststart/0"), "{error}");
+    assert!(c.containers().is_empty() || c.status() == "stopped");
+}
+
+fn a_failing_poststop_hook_is_a_warning() {
+    let mut c = Sandbox::new();
+    hook(&mut c, "poststop", "exit 6");
+    hook(&mut c, "poststop", "echo second >$D/second");
+    let log = c.dir.join("log");
+    c.acts("exit 0").created().start().ok();
+    c.wait_stopped();
+    assert_eq!(c.keel(&["--log", log.to_str().unwrap(), "delete", &c.id]).code, 0);
+    assert_eq!(read(&c, "second"), "second\n");
+    assert!(read(&c, "log").contains("warn"), "{}", read(&c, "log"));
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn poststop_hooks_run_after_the_container_is_gone() {
+    let mut c = Sandbox::new();
+    let cgroup = c.cgroup();
+    hook(&mut c, "poststop", &format!("[ ! -e {} ] && echo gone >$D/cgroup", cgroup.display()));
+    c.running();
+    c.delete_force().ok();
+    assert_eq!(read(&c, "cgroup"), "gone\n");
+}
+
+fn a_hook_that_exceeds_its_timeout_is_killed() {
+    let mut c = Sandbox::new();
+    let path = c.script("slow", "echo $$ >$D/pid; exec sleep 100");
+    c.set("/hooks/createRuntime", json!([{"path": path, "timeout": 1}]));
+    let error = c.refused("/hooks/createRuntime/0");
+    assert!(error.contains("time") || error.contains("deadline"), "{error}");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", read(&c, "pid").trim()));
+    assert!(stat.is_err() || stat.unwrap().contains(") Z"), "the hook lives on");
+}
+
+fn a_hook_in_time_is_fine() {
+    let mut c = Sandbox::new();
+    let path = c.script("quick", "echo done >$D/done");
+    c.set("/hooks/createRuntime", json!([{"path": path, "timeout": 20}]));
+    c.acts("exit 0").run().ok();
+    assert_eq!(read(&c, "done"), "done\n");
+}
+
+fn a_hook_has_no_descriptor_of_the_runtime() {
+    let mut c = Sandbox::new();
+    for kind in ["createRuntime", "createContainer", "poststart", "poststop"] {
+        // sh itself has the script open at 10.
+        hook(
+            &mut c,
+            kind,
+            &format!("for fd in /proc/$$/fd/*; do readlink $fd; done | grep -v {kind} >$D/{kind}; true"),
+        );
+    }
+    inside(&mut c, &["report"]);
+    c.acts("exit 0").created().start().ok();
+    c.wait_stopped();
+    c.delete().ok();
+    for kind in ["createRuntime", "createContainer", "poststart", "poststop"] {
+        let fds = read(&c, kind);
+        assert!(fds.lines().count() <= 3, "{kind}: {fds}");
+        for line in fds.lines() {
+            assert!(!line.contains("state") && !line.contains("cgroup") && line != "/", "{kind}: {fds}");
+        }
+    }
+}
+
+fn a_hook_starts_with_default_signals() {
+    let mut c = Sandbox::new();
+    let path = c.script("signals", "grep -E '^Sig(Blk|Ign)' /proc/self/status >$D/signals");
+    c.set("/hooks/createRuntime", json!([{"path": path, "env": ["PATH=/usr/bin:/bin"]}]));
+    c.acts("exit 0").run().ok();
+    assert_eq!(read(&c, "signals"), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
+
+fn a_relative_path_is_refused() {
+    for kind in KINDS {
+        Sandbox::new()
+            .set(&format!("/hooks/{kind}"), json!([{"path": "bin/true"}]))
+            .refused(&format!("/hooks/{kind}/0/path"));
+    }
+}
+
+fn a_timeout_of_zero_is_refused() {
+    for timeout in [0, -1] {
+        let hooks = json!([{"path": "/bin/true", "timeout": timeout}]);
+        Sandbox::new().set("/hooks/poststart", hooks).refused("/hooks/poststart/0/timeout");
+    }
+}
+
+fn a_hook_without_a_path_is_refused() {
+    Sandbox::new().set("/hooks/poststop", json!([{"args": ["x"]}])).refused("/hooks/poststop/0/path");
+}
+
+fn a_missing_hook_is_an_error_that_names_it() {
+    let mut c = Sandbox::new();
+    let error =
+        c.set("/hooks/createRuntime", json!([{"path": "/no/such/hook"}])).refused("/hooks/createRuntime/0");
+    assert!(error.contains("/no/such/hook"), "{error}");
+}
+
+fn the_bundles_hooks_are_those_of_create() {
+    let mut c = Sandbox::new();
+    hook(&mut c, "poststop", "echo original >>$D/log");
+    c.acts("exit 0").created();
+    c.unset("/hooks").write_config();
+    c.delete_force().ok();
+    assert_eq!(read(&c, "log"), "original\n");
+}
+
+fn prestart_may_set_up_the_network() {
+    needs!(keel(), crate::sandbox::program("ip"), crate::sandbox::program("nsenter"));
+    let mut c = Sandbox::new();
+    let script = "pid=$(sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p'); nsenter -t $pid -n ip link add br7 type veth peer name br8";
+    hook(&mut c, "prestart", script);
+    assert_eq!(c.report()["interfaces"], json!(["br7", "br8", "lo"]));
+}
