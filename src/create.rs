@@ -84,9 +84,6 @@ fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Cr
     for warning in report.finish()? {
         log::warning(format_args!("config.json {warning}"));
     }
-    let cgroup_path = plan.cgroup.path(&host)?;
-    // Before the state names it as what to kill: it may be somebody else's.
-    Cgroup::refuse_used(&plan.cgroup, &cgroup_path)?;
 
     let container = Container::create(&options.root, &options.id)?;
     let mut state = first_state(&plan, &bundle, options)?;
@@ -99,9 +96,12 @@ fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Cr
             // The socket of a container that waits is bound by `start`, which listens to it.
             notify = if mode == Mode::Create { None } else { Notify::listen(&container)? };
         }
-        state.cgroup = Some(cgroup_path.clone());
+        let path = plan.cgroup.path(&host)?;
+        // Before the state names it as what to kill: it may be somebody else's.
+        Cgroup::refuse_used(&plan.cgroup, &path)?;
+        state.cgroup = Some(path.clone());
         container.write_state(&state)?;
-        let cgroup = cgroup.insert(Cgroup::create(&plan.cgroup, &cgroup_path, &host).inspect_err(|_| {
+        let cgroup = cgroup.insert(Cgroup::create(&plan.cgroup, &path, &host).inspect_err(|_| {
             // It has undone itself, and what is there now is not ours.
             state.cgroup = None;
         })?);
