@@ -1,1 +1,266 @@
+//! `keel create`, as the runtime spec's lifecycle tells it, in order.
+//!
+//! What is about to be made is written into the state first, so that a `create` that fails, or is killed at
+//! any moment, is cleaned up by the code and from the facts that `delete --force` uses.
+//!
+//! <https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle>
 
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::bundle::Bundle;
+use crate::cgroup::{self, Cgroup};
+use crate::cli::CreateOptions;
+use crate::container::{Container, State, Status};
+use crate::delete::destroy;
+use crate::error::{Context, Error, Field, Result};
+use crate::fds::Passed;
+use crate::handover;
+use crate::host::Host;
+use crate::init::{self, Inherited};
+use crate::linux::namespaces::Kind;
+use crate::linux::sysctl::{self, Private};
+use crate::linux::{hooks, mounts, net_devices};
+use crate::log;
+use crate::notify::{self, Notify};
+use crate::plan::Plan;
+use crate::proc::Proc;
+use crate::socket;
+use crate::spawn::{Spawned, spawn};
+use crate::spec::Report;
+use crate::sync::{FromInit, ToInit};
+
+/// Who waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `create`: the program runs when `start` asks for it.
+    Create,
+    /// `run --detach`: the program runs at once, on its own.
+    Detached,
+    /// `run`: the program runs at once, and the caller waits for it and has its terminal.
+    Foreground,
+}
+
+/// A container whose first process is set up, and unless [`Mode::Create`] runs the program.
+pub struct Created {
+    pub container: Container,
+    pub state: State,
+    pub first: First,
+    /// Where it will say that it is ready, if anybody waits for that and it runs already.
+    pub notify: Option<Notify>,
+}
+
+/// The container's first process.
+pub struct First {
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+    /// The terminal's master, in [`Mode::Foreground`].
+    pub terminal: Option<OwnedFd>,
+    /// The config gives the terminal's size.
+    pub sized: bool,
+}
+
+pub fn create(options: &CreateOptions, passed: Passed) -> Result<()> {
+    new_container(options, passed, Mode::Create).map(drop)
+}
+
+/// Creates a container, or leaves nothing behind.
+pub fn new_container(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Created> {
+    from_bundle(options, passed, mode).context(|| format!("create container {}", options.id))
+}
+
+fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Created> {
+    let host = Host::new()?;
+    let report = Report::default();
+    let mut bundle = Bundle::load(&options.bundle, &report)?;
+    passed.announce(&mut bundle.spec);
+    let notifies = notify::offer(&mut bundle.spec, &options.root.join(&options.id))?;
+    // All validation is here: after it only the kernel and the hooks can refuse.
+    let plan = Plan::new(&bundle, &options.id, options.no_pivot, &report);
+    plan.check_host(&report);
+    check_terminal(&plan, options, mode)?;
+    for warning in report.finish()? {
+        log::warning(format_args!("config.json {warning}"));
+    }
+    let cgroup_path = plan.cgroup.path(&host)?;
+    // Before the state names it as what to kill: it may be somebody else's.
+    Cgroup::refuse_used(&plan.cgroup, &cgroup_path)?;
+
+    let container = Container::create(&options.root, &options.id)?;
+    let mut state = first_state(&plan, &bundle, options)?;
+    let mut cgroup = None;
+    let mut notify = None;
+    let making = Making { options, plan: &plan, container: &container, passed, mode };
+    let made = container.write_config(&bundle.config).and_then(|()| {
+        if notifies {
+            notify::make_dir(&container)?;
+            // The socket of a container that waits is bound by `start`, which listens to it.
+            notify = if mode == Mode::Create { None } else { Notify::listen(&container)? };
+        }
+        state.cgroup = Some(cgroup_path.clone());
+        container.write_state(&state)?;
+        let cgroup = cgroup.insert(Cgroup::create(&plan.cgroup, &cgroup_path, &host).inspect_err(|_| {
+            // It has undone itself, and what is there now is not ours.
+            state.cgroup = None;
+        })?);
+        making.first_process(cgroup, &mut state)
+    });
+    let first = made.inspect_err(|_| {
+        let undone = destroy(&container, &state).and_then(|()| cgroup.as_ref().map_or(Ok(()), Cgroup::undo));
+        if let Err(e) = undone {
+            log::warning(format_args!("undo create container {}: {e}", options.id));
+        }
+    })?;
+    Ok(Created { container, state, first, notify })
+}
+
+/// What a `delete --force` needs to know from now on; the rest is added as it comes to be.
+fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<State> {
+    Ok(State {
+        bundle: bundle.dir.clone(),
+        rootfs: plan.rootfs.path.clone(),
+        annotations: plan.annotations.clone(),
+        pid_namespace_private: plan.namespaces.is_new(Kind::Pid),
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
+        ..State::new(&options.id)?
+    })
+}
+
+/// In runc's words where callers know them.
+fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode) -> Result<()> {
+    let terminal = plan.terminal().is_some();
+    let field = Field::root().child("process").child("terminal");
+    let message = match (terminal, mode == Mode::Foreground, options.console_socket.is_some()) {
+        (true, false, false) => "cannot allocate tty if keel will detach without setting --console-socket",
+        (false, _, true) | (true, true, true) => {
+            "cannot use --console-socket if keel will not detach or allocate tty"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::new(message).field(&field))
+}
+
+/// What the steps of a creation share.
+struct Making<'a> {
+    options: &'a CreateOptions,
+    plan: &'a Plan,
+    container: &'a Container,
+    passed: Passed,
+    mode: Mode,
+}
+
+impl Making<'_> {
+    /// Clones the container's first process and sees it through to its program, or to where it waits for `start`.
+    fn first_process(&self, cgroup: &Cgroup, state: &mut State) -> Result<First> {
+        let Self { options, plan, container, mode, .. } = *self;
+        let proc = Proc::host();
+        let inherited = self.open_for_init(cgroup)?;
+        let joined = plan.namespaces.open(&proc)?;
+        let has = |kind| !joined.is_own(kind);
+        let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
+        sysctl::check(&plan.sysctls, private)?;
+
+        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup.as_fd(), |create_end| {
+            init::run(plan, state, &joined, inherited, create_end)
+        })?;
+        state.set_init(spawned.pid)?;
+        // All this goes on while init mounts.
+        cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
+        if let Some(score) = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref()) {
+            score.apply(&proc, spawned.pid)?;
+        }
+        if let Some(rdt) = &plan.rdt {
+            state.rdt = Some(rdt.apply(&proc, &options.id, spawned.pid)?);
+        }
+        net_devices::apply(&plan.net_devices, &proc, spawned.pid)?;
+
+        let terminal = self.await_ready(&spawned, state)?;
+        state.creating = false;
+        container.write_state(state)?;
+        if let Some(path) = &options.pid_file {
+            handover::write_pid_file(path, spawned.pid)?;
+        }
+        if let Some(path) = &options.pidfd_socket {
+            handover::send_pidfd(path, spawned.pidfd.as_fd())?;
+        }
+        spawned.sync.send(if mode == Mode::Create { ToInit::Commit } else { ToInit::Start })?;
+        if mode != Mode::Create {
+            await_execution(&spawned)?;
+        }
+        let sized = plan.terminal().is_some_and(|terminal| terminal.has_size());
+        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, terminal, sized })
+    }
+
+    /// Opens what init needs of the host, while the host's files are in reach.
+    fn open_for_init(&self, cgroup: &Cgroup) -> Result<Inherited> {
+        let Self { options, plan, container, mode, .. } = *self;
+        let wait = mode == Mode::Create;
+        let own_cgroup_namespace = plan.namespaces.is_private(Kind::Cgroup);
+        Ok(Inherited {
+            root: match &plan.mounts.root {
+                Some(mount) => mounts::open_root(mount)?,
+                None => plan.rootfs.open()?,
+            },
+            mount_sources: mounts::open_sources(
+                &plan.mounts,
+                (!own_cgroup_namespace).then(|| cgroup.as_fd()),
+            )?,
+            console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
+            gate: wait.then(|| container.bind_start_socket()).transpose()?,
+            created_lock: wait.then(|| container.created_lock()).transpose()?,
+            first_private_fd: self.passed.first_private(),
+            new_keyring: !options.no_new_keyring,
+        })
+    }
+
+    /// Serves init until it is ready: runs the hooks that are this side's, takes the terminal.
+    fn await_ready(&self, spawned: &Spawned, state: &State) -> Result<Option<OwnedFd>> {
+        let mut terminal = None;
+        loop {
+            match spawned.sync.receive()? {
+                FromInit::Terminal(master) => terminal = Some(master),
+                FromInit::Mounted => {
+                    // Hooks may ask for the container's state.
+                    self.container.write_state(state)?;
+                    let stdin = state.oci_state(Status::Creating, state.pid);
+                    hooks::run(&self.plan.hooks.prestart, &stdin)?;
+                    hooks::run(&self.plan.hooks.create_runtime, &stdin)?;
+                    spawned.sync.send(ToInit::Continue)?;
+                }
+                FromInit::Ready => return Ok(terminal),
+                FromInit::Failed(error) => return Err(error),
+                FromInit::Closed => return Err(unexplained_death(&spawned.pidfd)),
+            }
+        }
+    }
+}
+
+/// Until init has executed the program, which closes its end, or has said why it could not.
+fn await_execution(spawned: &Spawned) -> Result<()> {
+    match spawned.sync.receive()? {
+        FromInit::Closed => Ok(()),
+        FromInit::Failed(error) => Err(error),
+        _ => Err(Error::new("init spoke out of turn")),
+    }
+}
+
+/// Init could not say what happened to it, but its parent is told how it ended.
+fn unexplained_death(pidfd: &OwnedFd) -> Error {
+    match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => {
+            let hint = if signal == nix::sys::signal::Signal::SIGKILL {
+                ": was it killed, or out of memory (is its memory limit too small)?"
+            } else {
+                ""
+            };
+            Error::new(format!("the container's first process was killed by {signal} during set-up{hint}"))
+        }
+        Ok(WaitStatus::Exited(_, code)) => {
+            Error::new(format!("the container's first process exited with {code} during set-up"))
+        }
+        Ok(_) | Err(_) => Error::new("the container's first process ended during set-up"),
+    }
+}

@@ -119,7 +119,26 @@ impl Error {
         self
     }
 
-    fn because(mut self, what: String) -> Self {
+    /// The error as init sends it; a longer text than `most` bytes is cut.
+    pub fn to_json(&self, most: usize) -> Vec<u8> {
+        let encode = |error: &Self| serde_json::to_vec(error).unwrap_or_default();
+        let json = encode(self);
+        if json.len() <= most {
+            return json;
+        }
+        let mut text = self.to_string();
+        // JSON makes at most six bytes of one character's byte (\u0000).
+        text.truncate(text.floor_char_boundary((most - 256) / 6));
+        encode(&Self::of_kind(self.kind(), text))
+    }
+
+    /// The error that init sent; the text as it is if it does not read.
+    pub fn from_json(json: &[u8]) -> Self {
+        serde_json::from_slice(json).unwrap_or_else(|_| Self::new(String::from_utf8_lossy(json)))
+    }
+
+    /// Puts what was being done before what went wrong.
+    pub fn because(mut self, what: String) -> Self {
         self.0.context.push(what);
         self
     }

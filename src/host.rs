@@ -1,1 +1,213 @@
+//! What this host is: the kernel floor, the cgroup2 mount, security modules. Nothing is looked up before it is
+//! asked for; `state`, `kill` and `list` need none of it.
 
+use std::cell::OnceCell;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use nix::sys::utsname::uname;
+use nix::unistd::{Uid, geteuid};
+
+use crate::error::{Context, Error, Result};
+
+pub struct Host {
+    cgroup2: OnceCell<Cgroup2>,
+}
+
+/// The mount of the unified hierarchy.
+pub struct Cgroup2 {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Host {
+    /// # Errors
+    /// On a kernel below the floor, since nothing here has fall-back code for one.
+    pub fn new() -> Result<Self> {
+        let uname = uname().context(|| "read the kernel's version")?;
+        let release = uname.release().to_string_lossy();
+        if !is_new_enough(&release) {
+            return Err(Error::new(format!("keel needs Linux 5.14 or newer, this is {release}")));
+        }
+        Ok(Self { cgroup2: OnceCell::new() })
+    }
+
+    /// # Errors
+    /// When no cgroup2 file system is mounted.
+    pub fn cgroup2(&self) -> Result<&Cgroup2> {
+        if let Some(found) = self.cgroup2.get() {
+            return Ok(found);
+        }
+        let found = find_cgroup2()?;
+        Ok(self.cgroup2.get_or_init(|| found))
+    }
+
+    /// The path of the caller's own cgroup below the cgroup2 mount, absolute.
+    pub fn own_cgroup(&self) -> Result<PathBuf> {
+        let text = read("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
+        parse_own_cgroup(&text)
+            .ok_or_else(|| Error::new("find the own cgroup: /proc/self/cgroup has no line \"0::/...\""))
+    }
+
+    pub fn has_apparmor(&self) -> Result<bool> {
+        const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
+        match read(ENABLED) {
+            Ok(text) => Ok(text.starts_with(b"Y")),
+            // ENOENT: not built in. EACCES: a confined or rootless caller, who can set no profile either.
+            Err(Errno::ENOENT | Errno::EACCES) => Ok(false),
+            Err(errno) => Err(errno).context(|| format!("read {ENABLED}")),
+        }
+    }
+
+    pub fn has_selinux(&self) -> bool {
+        Path::new("/sys/fs/selinux/enforce").exists()
+    }
+
+    pub fn euid(&self) -> Uid {
+        geteuid()
+    }
+}
+
+impl Cgroup2 {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open(path: &Path) -> Result<Self, Errno> {
+        let fd = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        match fstatfs(&fd)?.filesystem_type() {
+            CGROUP2_SUPER_MAGIC => Ok(Self { path: path.into(), fd }),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+}
+
+impl AsFd for Cgroup2 {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn is_new_enough(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(14))
+}
+
+fn find_cgroup2() -> Result<Cgroup2> {
+    // Where systemd puts it, on unified and on hybrid hosts; the list of mounts can be thousands of lines.
+    for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+        if let Ok(found) = Cgroup2::open(Path::new(usual)) {
+            return Ok(found);
+        }
+    }
+    let mountinfo = read("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+    cgroup2_mounts(&mountinfo)
+        .find_map(|path| Cgroup2::open(&path).ok())
+        .ok_or_else(|| Error::new("find the cgroup2 mount: no cgroup2 file system is mounted"))
+}
+
+/// The mount points of type cgroup2 that show the top of the hierarchy. See `proc_pid_mountinfo(5)`.
+fn cgroup2_mounts(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
+    mountinfo.split(|&byte| byte == b'\n').filter_map(|line| {
+        // 36 35 98:0 /root /mount\040point rw,noatime master:1 - ext3 /dev/root rw
+        let mut fields = line.split(|&byte| byte == b' ');
+        let (root, path) = (fields.nth(3)?, fields.next()?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        (root == b"/" && kind == b"cgroup2").then(|| PathBuf::from(unescape(path)))
+    })
+}
+
+/// Blanks, newlines and backslashes stand as three octal digits in mountinfo.
+fn unescape(text: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, tail @ ..] = rest {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(plain)
+}
+
+fn parse_own_cgroup(text: &[u8]) -> Option<PathBuf> {
+    let path = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    path.starts_with(b"/").then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+}
+
+fn read(path: &str) -> Result<Vec<u8>, Errno> {
+    let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match nix::unistd::read(&fd, &mut part)? {
+            0 => return Ok(text),
+            length => text.extend_from_slice(&part[..length]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_5_14() {
+        for (release, enough) in [
+            ("6.18.44-fc-v669", true),
+            ("5.14.0-427.el9.x86_64", true),
+            ("5.14-rc1", true),
+            ("10.0", true),
+            ("5.13.19", false),
+            ("4.18.0-553", false),
+            ("5", false),
+            ("", false),
+        ] {
+            assert_eq!(is_new_enough(release), enough, "{release}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup2_mount_is_found_whatever_its_name_and_options() {
+        let mountinfo = br"22 1 0:20 / /sys rw,nosuid - sysfs sysfs rw
+31 22 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup2 rw,cpu
+32 22 0:28 /part /mnt/part rw - cgroup2 cgroup2 rw
+33 22 0:28 / /mnt/a\040b\134\011c rw,nosuid shared:4 master:1 - cgroup2 none rw,nsdelegate
+34 22 0:28 / /x - cgroup2 none rw
+";
+        let found: Vec<_> = cgroup2_mounts(mountinfo).collect();
+        assert_eq!(found, [Path::new("/mnt/a b\\\tc"), Path::new("/x")]);
+    }
+
+    #[test]
+    fn the_own_cgroup_is_that_of_the_unified_hierarchy() {
+        let path = |text: &str| parse_own_cgroup(text.as_bytes());
+        assert_eq!(path("9:cpu:/a\n0::/user.slice/a:b\n"), Some("/user.slice/a:b".into()));
+        assert_eq!(path("0::/\n"), Some("/".into()));
+        assert_eq!(path("9:cpu:/a\n"), None);
+    }
+
+    #[test]
+    fn this_host_is_known() {
+        let host = Host::new().unwrap();
+        assert_eq!(host.euid(), geteuid());
+        host.has_apparmor().unwrap();
+        host.has_selinux();
+        match host.cgroup2() {
+            Ok(found) => assert!(found.path().join("cgroup.procs").exists()),
+            Err(e) => println!("SKIP {e}"),
+        }
+    }
+}

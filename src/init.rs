@@ -1,1 +1,234 @@
+//! The container's first process, from its first instruction to execve, in order.
+//!
+//! It is a copy of `create` in new namespaces, with the plan in memory and the descriptors of [`Inherited`].
+//! Whatever goes wrong is told to create (before the commit) or to `start` (after it). It never returns: it
+//! ends in execve or in `_exit`.
 
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::prctl;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{getpid, setsid};
+
+use crate::container::{State, Status};
+use crate::error::{Context, Error, Field, Result};
+use crate::gate;
+use crate::linux::namespaces::{Joined, Kind};
+use crate::linux::program::Program;
+use crate::linux::terminal::Pty;
+use crate::linux::{
+    capabilities, devices, hooks, keyring, mounts, net_devices, paths, rootfs, schedule, sysctl, terminal,
+};
+use crate::log;
+use crate::plan::{Plan, Process};
+use crate::proc::Proc;
+use crate::root::Root;
+use crate::sync::{InitEnd, ToInit};
+use crate::sys::fs::close_all_but;
+use crate::sys::process::{exit_now, reset_signals};
+
+/// What was opened on the host, before the clone, for init's use.
+pub struct Inherited {
+    pub root: OwnedFd,
+    pub mount_sources: Vec<Option<OwnedFd>>,
+    /// Where the terminal's master goes; without it, to create.
+    pub console_socket: Option<OwnedFd>,
+    /// Where `start` knocks; without it the program starts at once.
+    pub gate: Option<OwnedFd>,
+    /// Its lock says "created" for as long as init holds it; execve closes it.
+    pub created_lock: Option<OwnedFd>,
+    /// The first descriptor that the program does not get.
+    pub first_private_fd: u32,
+    pub new_keyring: bool,
+}
+
+/// All of init's life.
+pub fn run(plan: &Plan, state: &State, joined: &Joined, inherited: Inherited, create: InitEnd) -> Infallible {
+    // Never dropped, and so at hand for the panic hook: unwinding would run create's code in this copy of it.
+    let create: &'static InitEnd = Box::leak(Box::new(create));
+    std::panic::set_hook(Box::new(|panic| {
+        create.failed(&Error::new(format!("init panicked: {panic}")));
+        exit_now(1);
+    }));
+    let Err(error) = live(plan, state, joined, inherited, create);
+    create.failed(&error);
+    exit_now(1)
+}
+
+fn live(plan: &Plan, state: &State, joined: &Joined, mut inherited: Inherited, create: &InitEnd) -> Result<Infallible> {
+    let gate = inherited.gate.take();
+    let lock = inherited.created_lock.take();
+    let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
+    let ready = set_up(plan, state, joined, inherited, create, &kept)?;
+    create.ready()?;
+    // If create dies before it commits, nobody will ever know of this process.
+    let Some(order) = create.receive()? else { exit_now(1) };
+    let caller = match (order, gate) {
+        (ToInit::Commit, Some(gate)) => Some(gate::wait(gate)?),
+        _ => None,
+    };
+    let error = match ready {
+        Some(program) => start(plan, state, program),
+        None => Error::new("there is no process to start").field(&Field::root().child("process")),
+    };
+    if let Some(caller) = caller {
+        caller.failed(&error);
+    }
+    Err(error)
+}
+
+/// A program that can be executed as things stand.
+struct Found {
+    program: Program,
+    path: CString,
+}
+
+/// The container, up to the user's program.
+fn set_up(
+    plan: &Plan,
+    state: &State,
+    joined: &Joined,
+    inherited: Inherited,
+    create: &InitEnd,
+    kept: &[Option<i32>],
+) -> Result<Option<Found>> {
+    // Nobody in a joined namespace may look into this process, which still holds the host's descriptors.
+    prctl::set_dumpable(false).context(|| "become undumpable")?;
+    gate::hold_signals()?;
+    schedule::reset_affinity();
+    // What is made in the rootfs gets the modes that the config gives.
+    let callers_umask = umask(Mode::empty());
+    setsid().context(|| "start a session")?;
+    plan.namespaces.enter_as_init(joined)?;
+    let proc = Proc::private();
+    if inherited.new_keyring {
+        plan.labels.with_key_label(&proc, || keyring::join(&state.id))?;
+    }
+    if plan.namespaces.is_new(Kind::Network) {
+        net_devices::loopback_up()?;
+    }
+
+    let root = rootfs::attach(inherited.root, &plan.rootfs)?;
+    let read_only_later = mounts::apply(&plan.mounts, inherited.mount_sources, &root)?;
+    // After the mounts, since one of them is /dev.
+    devices::apply(&plan.devices, &root)?;
+    // After the devices, and while /dev can be written to.
+    let terminal = open_terminal(plan, &root, inherited.console_socket, create)?;
+    if let Some(process) = &plan.process {
+        process.program.create_cwd(&root)?;
+    }
+
+    // With the host's files still in reach: these hooks are the host's.
+    if plan.hooks.any_in_create() {
+        create.mounted()?;
+        if create.receive()?.is_none() {
+            exit_now(1);
+        }
+        hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating))?;
+    }
+
+    rootfs::enter(&root, &plan.rootfs, &proc)?;
+    plan.names.apply()?;
+    // After createRuntime hooks and create's net devices, whose parameters may be among these.
+    sysctl::apply(&plan.sysctls, &proc)?;
+    // After the sysctls, which masked paths would hide.
+    paths::apply(&plan.paths, &root)?;
+    // Last on the rootfs: from here on nothing can be made in it.
+    mounts::finish(read_only_later)?;
+    rootfs::finish(&root, &plan.rootfs)?;
+
+    let Some(process) = &plan.process else { return Ok(None) };
+    if let Some(terminal) = terminal {
+        terminal.become_stdio()?;
+    }
+    restrict(plan, process, &root, proc, callers_umask, inherited.first_private_fd, kept).map(Some)
+}
+
+/// Takes the process from root on the host to the config's user with no more rights than it is given.
+fn restrict(
+    plan: &Plan,
+    process: &Process,
+    root: &Root,
+    proc: Proc,
+    callers_umask: Mode,
+    first_private_fd: u32,
+    kept: &[Option<i32>],
+) -> Result<Found> {
+    if process.no_new_privileges {
+        capabilities::set_no_new_privileges()?;
+    }
+    // Before capabilities are dropped: all of this may need them.
+    if let Some(scheduler) = &process.scheduler {
+        scheduler.apply()?;
+    }
+    if let Some(priority) = &process.io_priority {
+        priority.apply()?;
+    }
+    if let Some(policy) = &plan.memory_policy {
+        policy.apply()?;
+    }
+    if let Some(personality) = &plan.personality {
+        personality.apply()?;
+    }
+    plan.labels.apply(&proc, process.no_new_privileges)?;
+    let mut program = process.program.clone();
+    if program.env_value("HOME").is_none_or(<[u8]>::is_empty) {
+        program.set_env("HOME", &process.user.home(root));
+    }
+    drop(proc);
+    // Closed, not left to execve: it walks the program's path first, and /proc/self/fd/7/.. would lead out of the
+    // container through any directory of the host (CVE-2024-21626).
+    let mut kept: Vec<i32> = kept.iter().flatten().copied().collect();
+    kept.push(root.as_fd().as_raw_fd());
+    close_all_but(first_private_fd, &kept).context(|| "close the descriptors to the host")?;
+
+    let entered = program.try_enter_cwd(root)?;
+    let granted = process.capabilities.before_setuid()?;
+    // Needs CAP_SYS_RESOURCE; late, since the limits bind this process too.
+    process.rlimits.apply()?;
+    process.user.apply(callers_umask)?;
+    if !entered {
+        program.enter_cwd(root)?;
+    }
+    granted.apply()?;
+    // As the final user, with the final capabilities: what is found now is what execve will take.
+    let path = program.find()?;
+    Ok(Found { program, path })
+}
+
+/// Becomes the user's program; returns only to say why not.
+fn start(plan: &Plan, state: &State, Found { program, path }: Found) -> Error {
+    let hooks_run = hooks::run(&plan.hooks.start_container, &own_state(state, Status::Created));
+    let ready = hooks_run.and_then(|()| reset_signals().context(|| "reset signals"));
+    match ready {
+        Ok(()) => program.execute(&path),
+        Err(error) => error,
+    }
+}
+
+fn open_terminal(
+    plan: &Plan,
+    root: &Root,
+    console_socket: Option<OwnedFd>,
+    create: &InitEnd,
+) -> Result<Option<Pty>> {
+    let Some(Process { terminal: Some(terminal), user, .. }) = &plan.process else { return Ok(None) };
+    let pty = terminal::allocate(terminal, root, user.uid())?;
+    pty.bind_console(root)?;
+    match console_socket {
+        Some(socket) => pty.send_master(socket.as_fd())?,
+        None => create.terminal(pty.master())?,
+    }
+    Ok(Some(pty))
+}
+
+/// The state that this process's hooks read; its pid is the one that they see.
+fn own_state(state: &State, status: Status) -> Vec<u8> {
+    state.oci_state(status, getpid().as_raw())
+}
+
+fn raw(fd: &Option<OwnedFd>) -> Option<i32> {
+    fd.as_ref().map(AsRawFd::as_raw_fd)
+}

@@ -9,8 +9,11 @@
 pub mod error;
 pub mod host;
 pub mod log;
+pub mod netlink;
 pub mod proc;
 pub mod root;
+pub mod socket;
+pub mod handover;
 pub mod spec;
 pub mod sys;
 
@@ -21,8 +24,12 @@ pub mod linux;
 // The story.
 pub mod bundle;
 pub mod container;
+pub mod fds;
+pub mod gate;
+pub mod notify;
 pub mod init;
 pub mod plan;
+pub mod relay;
 pub mod spawn;
 pub mod sync;
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -51,6 +52,16 @@ pub fn open(path: Option<&Path>, format: Format, least: Level) -> Result<()> {
     // A second call would be a bug in main; the first log stays.
     let _ = SINK.set(Sink { file, format, least });
     Ok(())
+}
+
+/// Whether messages go anywhere yet.
+pub fn is_open() -> bool {
+    SINK.get().is_some()
+}
+
+/// The log file's descriptor, which a process that closes all others keeps.
+pub fn descriptor() -> Option<RawFd> {
+    Some(SINK.get()?.file.as_ref()?.as_raw_fd())
 }
 
 pub fn debug_enabled() -> bool {

@@ -1,1 +1,198 @@
+//! config.json, validated whole and once: after this nobody reads it again.
+//!
+//! `Spec -> Plan -> kernel`: each facility plans its own part, purely; this file knows who reads what, and
+//! the rules that touch several parts. Every problem is found before anything exists.
+//!
+//! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config.md>
 
+use std::collections::BTreeMap;
+
+use crate::bundle::Bundle;
+use crate::cgroup;
+use crate::linux::capabilities::Capabilities;
+use crate::linux::devices::{self, Devices};
+use crate::linux::hooks::Hooks;
+use crate::linux::lsm::Labels;
+use crate::linux::memory_policy::MemoryPolicy;
+use crate::linux::mounts::{self, Mounts};
+use crate::linux::names::{self, Names};
+use crate::linux::namespaces::{Kind, Namespaces};
+use crate::linux::net_devices::{self, NetDevice};
+use crate::linux::oom_score::OomScoreAdj;
+use crate::linux::paths::{self, Paths};
+use crate::linux::personality::Personality;
+use crate::linux::program::Program;
+use crate::linux::rdt::{self, Rdt};
+use crate::linux::rlimits::Rlimits;
+use crate::linux::rootfs::{self, Rootfs};
+use crate::linux::schedule::{ExecAffinity, IoPriority, Scheduler};
+use crate::linux::sysctl::{self, Private, Sysctl};
+use crate::linux::terminal::{self, Terminal};
+use crate::linux::user::User;
+use crate::spec::{Node, Report};
+
+/// The whole validated request, one field per facility.
+pub struct Plan {
+    pub annotations: BTreeMap<String, String>,
+    pub namespaces: Namespaces,
+    pub cgroup: cgroup::Plan,
+    pub rootfs: Rootfs,
+    pub mounts: Mounts,
+    pub devices: Devices,
+    pub paths: Paths,
+    pub names: Names,
+    pub sysctls: Vec<Sysctl>,
+    pub net_devices: Vec<NetDevice>,
+    pub rdt: Option<Rdt>,
+    pub personality: Option<Personality>,
+    pub memory_policy: Option<MemoryPolicy>,
+    pub hooks: Hooks,
+    pub labels: Labels,
+    /// Without one a container can be created but not started.
+    pub process: Option<Process>,
+}
+
+/// The program to run and all that is set on its process alone.
+pub struct Process {
+    pub program: Program,
+    pub user: User,
+    pub capabilities: Capabilities,
+    pub no_new_privileges: bool,
+    pub rlimits: Rlimits,
+    pub oom_score_adj: Option<OomScoreAdj>,
+    pub scheduler: Option<Scheduler>,
+    pub io_priority: Option<IoPriority>,
+    /// Of programs that `exec` runs; by the spec it has no effect on the container's first.
+    pub exec_affinity: ExecAffinity,
+    pub terminal: Option<Terminal>,
+}
+
+impl Plan {
+    /// Reads the whole config; what is wrong with it goes to `report`, and then the plan must not be used.
+    pub fn new(bundle: &Bundle, id: &str, no_pivot: bool, report: &Report) -> Self {
+        let config = Node::root(&bundle.spec, report);
+        config.expect_keys(&[
+            "ociVersion", "root", "mounts", "process", "hostname", "domainname", "linux", "hooks", "annotations",
+        ]);
+        plan_version(&config);
+        let linux = config.object_or_empty("linux");
+        linux.expect_keys(&LINUX_KEYS);
+        refuse_unsupported(&linux);
+        let namespaces = Namespaces::plan(&linux);
+        let has = |kind| namespaces.is_private(kind);
+        if !has(Kind::Mount) {
+            needs_mount_namespace(&config, &linux);
+        }
+        let names = names::plan(&config, has(Kind::Uts));
+        let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
+        let process = config.object("process");
+        Self {
+            annotations: plan_annotations(&config),
+            cgroup: cgroup::plan(Some(&linux), id),
+            rootfs: rootfs::plan(&config, &bundle.dir, has(Kind::Mount), no_pivot),
+            mounts: mounts::plan(&config, &bundle.dir, has(Kind::Mount), has(Kind::Cgroup)),
+            devices: devices::plan(&config, Some(&linux)),
+            paths: paths::plan(&linux),
+            sysctls: sysctl::plan(&linux, private, names.domainname()),
+            net_devices: net_devices::plan(&linux, has(Kind::Network)),
+            rdt: rdt::plan(&linux),
+            personality: Personality::plan(&linux),
+            memory_policy: MemoryPolicy::plan(&linux),
+            hooks: Hooks::plan(&config),
+            labels: Labels::plan(process.as_ref(), Some(&linux)),
+            process: process.and_then(|process| plan_process(&process)),
+            names,
+            namespaces,
+        }
+    }
+
+    pub fn terminal(&self) -> Option<&Terminal> {
+        self.process.as_ref()?.terminal.as_ref()
+    }
+
+    /// What the config asks of this host that the host does not have.
+    pub fn check_host(&self, report: &Report) {
+        self.labels.check(report);
+    }
+}
+
+#[rustfmt::skip]
+const LINUX_KEYS: [&str; 17] = [
+    "namespaces", "uidMappings", "gidMappings", "timeOffsets", "devices", "netDevices", "cgroupsPath",
+    "rootfsPropagation", "resources", "seccomp", "sysctl", "maskedPaths", "readonlyPaths", "mountLabel",
+    "intelRdt", "personality", "memoryPolicy",
+];
+
+fn plan_process(process: &Node) -> Option<Process> {
+    process.expect_keys(&[
+        "terminal", "consoleSize", "cwd", "env", "args", "rlimits", "apparmorProfile", "capabilities",
+        "noNewPrivileges", "oomScoreAdj", "scheduler", "selinuxLabel", "ioPriority", "execCPUAffinity", "user",
+    ]);
+    let user = User::plan(process);
+    let plan = Process {
+        program: Program::plan(process),
+        capabilities: Capabilities::plan(process),
+        no_new_privileges: process.boolean("noNewPrivileges"),
+        rlimits: Rlimits::plan(process),
+        oom_score_adj: OomScoreAdj::plan(process),
+        scheduler: Scheduler::plan(process),
+        io_priority: IoPriority::plan(process),
+        exec_affinity: ExecAffinity::plan(process),
+        terminal: terminal::plan(process),
+        user: user?,
+    };
+    Some(plan)
+}
+
+/// SemVer; all of 1.x is one format, in which newer versions only add.
+fn plan_version(config: &Node) {
+    if let Some(version) = config.required_string("ociVersion")
+        && !version.starts_with("1.")
+    {
+        config.problem("ociVersion", format_args!("{version:?} is not supported: keel reads 1.x"));
+    }
+}
+
+fn plan_annotations(config: &Node) -> BTreeMap<String, String> {
+    let Some(annotations) = config.object("annotations") else { return BTreeMap::new() };
+    let mut planned = BTreeMap::new();
+    for key in annotations.keys() {
+        if key.is_empty() {
+            annotations.problem(key, "a key must not be empty");
+        }
+        if let Some(value) = annotations.string(key) {
+            planned.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    planned
+}
+
+/// Clear words instead of a container that lacks what it counts on.
+fn refuse_unsupported(linux: &Node) {
+    if linux.has("seccomp") {
+        linux.problem("seccomp", "seccomp filters are not supported yet");
+    }
+    for key in ["uidMappings", "gidMappings"] {
+        if linux.value(key).is_some_and(|mappings| mappings.as_array().is_none_or(|list| !list.is_empty())) {
+            linux.problem(key, "user namespaces are not supported yet");
+        }
+    }
+}
+
+/// In the runtime's own mount namespace all this would happen to the host.
+fn needs_mount_namespace(config: &Node, linux: &Node) {
+    let reason = "needs a mount namespace in /linux/namespaces";
+    let is_set = |node: &Node, key: &str| {
+        node.value(key).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+    };
+    for key in ["maskedPaths", "readonlyPaths", "devices", "rootfsPropagation"] {
+        if is_set(linux, key) {
+            linux.problem(key, reason);
+        }
+    }
+    if let Some(process) = config.object("process")
+        && process.value("terminal").is_some_and(|value| value == true)
+    {
+        process.problem("terminal", reason);
+    }
+}

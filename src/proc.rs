@@ -3,6 +3,8 @@
 //! The rootfs may have anything at /proc, and a volume may be mounted over parts of it. Init makes a procfs
 //! mount of its own, attached nowhere; the parent uses the host's, checked to be the real one.
 
+use std::cell::OnceCell;
+use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,38 +18,42 @@ use crate::error::{Context, Error, Result};
 use crate::sys::fs::{Resolve, openat2};
 use crate::sys::mount::{attr, fsconfig_create, fsmount, fsopen};
 
+/// Opened when it is first used: most configs write nothing to /proc.
 pub struct Proc {
-    fd: OwnedFd,
+    fd: OnceCell<OwnedFd>,
+    open: fn() -> Result<OwnedFd>,
 }
 
 impl Proc {
     /// A procfs of the caller's own pid namespace, visible to nobody else.
-    pub fn private() -> Result<Self> {
-        let mount = || -> Result<OwnedFd, Errno> {
-            let fs = fsopen("proc")?;
-            fsconfig_create(&fs)?;
-            fsmount(&fs, attr::NOSUID | attr::NODEV | attr::NOEXEC)
-        };
-        Ok(Self { fd: mount().context(|| "mount a private proc")? })
+    pub fn private() -> Self {
+        Self { fd: OnceCell::new(), open: mount_private }
     }
 
     /// The host's /proc, if it is a procfs and its root.
-    pub fn host() -> Result<Self> {
-        const ROOT_INODE: u64 = 1;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = open("/proc", flags, Mode::empty()).context(|| "open /proc")?;
-        let magic = fstatfs(&fd).context(|| "statfs /proc")?.filesystem_type();
-        let inode = fstat(&fd).context(|| "stat /proc")?.st_ino;
-        if magic != PROC_SUPER_MAGIC || inode != ROOT_INODE {
-            return Err(Error::new("/proc is not a mounted proc file system"));
+    pub fn host() -> Self {
+        Self { fd: OnceCell::new(), open: open_host }
+    }
+
+    fn fd(&self) -> Result<&OwnedFd> {
+        match self.fd.get() {
+            Some(fd) => Ok(fd),
+            None => (self.open)().map(|fd| self.fd.get_or_init(|| fd)),
         }
-        Ok(Self { fd })
     }
 
     /// Opens a path relative to /proc. Neither a mount on top of a file nor a link out of proc is followed.
     pub fn open(&self, path: &str, flags: i32) -> Result<OwnedFd> {
         let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
-        openat2(&self.fd, Path::new(path), flags, 0, resolve).context(|| format!("open /proc/{path}"))
+        openat2(self.fd()?, Path::new(path), flags, 0, resolve).context(|| format!("open /proc/{path}"))
+    }
+
+    /// A namespace of a process (`self` or a pid): `name` is its file in /proc/PID/ns. Only this last step is a link
+    /// out of proc.
+    pub fn namespace(&self, process: impl fmt::Display, name: &str) -> Result<OwnedFd> {
+        let dir = self.open(&format!("{process}/ns"), libc::O_PATH | libc::O_DIRECTORY)?;
+        openat2(&dir, Path::new(name), libc::O_RDONLY, 0, Resolve::empty())
+            .context(|| format!("open /proc/{process}/ns/{name}"))
     }
 
     pub fn read(&self, path: &str) -> Result<String> {
@@ -69,4 +75,25 @@ impl Proc {
         }
         Ok(())
     }
+}
+
+fn mount_private() -> Result<OwnedFd> {
+    let mount = || -> Result<OwnedFd, Errno> {
+        let fs = fsopen("proc")?;
+        fsconfig_create(&fs)?;
+        fsmount(&fs, attr::NOSUID | attr::NODEV | attr::NOEXEC)
+    };
+    mount().context(|| "mount a private proc")
+}
+
+fn open_host() -> Result<OwnedFd> {
+    const ROOT_INODE: u64 = 1;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = open("/proc", flags, Mode::empty()).context(|| "open /proc")?;
+    let magic = fstatfs(&fd).context(|| "statfs /proc")?.filesystem_type();
+    let inode = fstat(&fd).context(|| "stat /proc")?.st_ino;
+    if magic != PROC_SUPER_MAGIC || inode != ROOT_INODE {
+        return Err(Error::new("/proc is not a mounted proc file system"));
+    }
+    Ok(fd)
 }

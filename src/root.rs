@@ -30,31 +30,32 @@ impl Root {
         self.openat2(path, flags, 0)
     }
 
+    /// As [`Root::open`], but ELOOP when any part of `path` is a symbolic link.
+    pub fn open_no_symlinks(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
+        let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS | Resolve::NO_SYMLINKS;
+        retry(|| openat2(&self.fd, path, flags, 0, resolve))
+    }
+
     /// Opens the directory `path`, made with its missing parents (mode 0755, umask 0 is the caller's).
     pub fn create_dir_all(&self, path: &Path) -> Result<OwnedFd> {
         match self.open(path, libc::O_PATH | libc::O_DIRECTORY) {
-            Err(Errno::ENOENT) => {}
-            other => return other.context(|| format!("open directory {} in the rootfs", path.display())),
+            Err(Errno::ENOENT) => self.create_dir(&cleaned(path)),
+            other => other.context(|| format!("open directory {} in the rootfs", path.display())),
         }
-        let mut walked = PathBuf::from("/");
-        let mut dir = self.open(&walked, libc::O_PATH | libc::O_DIRECTORY).context(|| "open the rootfs")?;
-        for name in names(path) {
-            walked.push(name);
-            dir = match self.open(&walked, libc::O_PATH | libc::O_DIRECTORY) {
-                Err(Errno::ENOENT) => self.create_dir(&dir, &walked, name),
-                other => other,
-            }
-            .context(|| format!("create directory {} in the rootfs", walked.display()))?;
-        }
-        Ok(dir)
     }
 
-    fn create_dir(&self, parent: &OwnedFd, path: &Path, name: &OsStr) -> Result<OwnedFd, Errno> {
-        match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+    /// As [`Root::create_dir_all`], for a clean path that was found missing just now.
+    pub fn create_dir(&self, path: &Path) -> Result<OwnedFd> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::ENOENT).context(|| "open the rootfs");
+        };
+        let parent = self.create_dir_all(parent)?;
+        match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
             // EEXIST: made meanwhile, or a dangling link, which the open then refuses with ENOENT.
             Ok(()) | Err(Errno::EEXIST) => self.open(path, libc::O_PATH | libc::O_DIRECTORY),
             Err(errno) => Err(errno),
         }
+        .context(|| format!("create directory {} in the rootfs", path.display()))
     }
 
     /// Opens the parent directory of `path`, made if missing, and gives the last name.
@@ -96,17 +97,17 @@ impl AsFd for Root {
     }
 }
 
-/// The names of a path; `..` at the top stays at the top, as inside a root.
-fn names(path: &Path) -> Vec<&OsStr> {
-    let mut names = Vec::new();
+/// The absolute path without `.` and `..`; `..` at the top stays at the top, as inside a root.
+pub fn cleaned(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
     for component in path.components() {
         match component {
-            Component::Normal(name) => names.push(name),
-            Component::ParentDir => drop(names.pop()),
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
             _ => {}
         }
     }
-    names
+    clean
 }
 
 /// openat2 gives EAGAIN when any rename on the system raced a walk with `..` or IN_ROOT; a process that

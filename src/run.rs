@@ -1,1 +1,46 @@
+//! `keel run`: create and start in one, and in the foreground stay until the program ends, then delete.
 
+use std::os::fd::AsFd;
+
+use crate::cli::RunOptions;
+use crate::create::{Created, Mode, new_container};
+use crate::delete::destroy;
+use crate::error::{Context, Result};
+use crate::fds::Passed;
+use crate::relay::{self, Console, Signals};
+use crate::start::run_poststart;
+
+/// The exit code of the container's process; 0 when it runs on, detached.
+pub fn run(options: &RunOptions, passed: Passed) -> Result<i32> {
+    let id = &options.create.id;
+    if options.detach {
+        let created = new_container(&options.create, passed, Mode::Detached)?;
+        return detach(&created).context(|| format!("run container {id}")).map(|()| 0);
+    }
+    if !options.no_subreaper {
+        // Orphans of the container are reaped here, and not left to the caller.
+        nix::sys::prctl::set_child_subreaper(true).context(|| "become a subreaper")?;
+    }
+    // Before the container exists: a signal that comes meanwhile is for it.
+    let signals = relay::block_signals()?;
+    let created = new_container(&options.create, passed, Mode::Foreground)?;
+    attend(&signals, created, options.keep).context(|| format!("run container {id}"))
+}
+
+fn detach(created: &Created) -> Result<()> {
+    let Created { container, state, first, notify } = created;
+    run_poststart(container, state)?;
+    notify.as_ref().map_or(Ok(()), |notify| notify.relay(first.pid, first.pidfd.as_fd()))
+}
+
+/// Stays with the container to its end.
+fn attend(signals: &Signals, created: Created, keep: bool) -> Result<i32> {
+    let Created { container, state, first, notify } = created;
+    run_poststart(&container, &state)?;
+    let console = first.terminal.map(|master| Console::attach(master, first.sized)).transpose()?;
+    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), console, notify)?;
+    if !keep {
+        destroy(&container, &state)?;
+    }
+    Ok(code)
+}

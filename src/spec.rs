@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -24,7 +25,12 @@ pub struct Report {
 
 impl Report {
     pub fn problem(&self, field: Field, reason: impl fmt::Display) {
-        self.problems.borrow_mut().push(Problem { field, reason: reason.to_string() });
+        let problem = Problem { field, reason: reason.to_string() };
+        let mut problems = self.problems.borrow_mut();
+        // Two facilities may read the same key.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 
     pub fn warning(&self, field: Field, reason: impl fmt::Display) {
@@ -169,6 +175,12 @@ impl<'a> Node<'a> {
         Some(Node { map, field: self.at(key), report: self.report })
     }
 
+    /// The same, with an absent object read as an empty one.
+    pub fn object_or_empty(&self, key: &str) -> Node<'a> {
+        static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        self.object(key).unwrap_or_else(|| Node { map: &EMPTY, field: self.at(key), report: self.report })
+    }
+
     fn array(&self, key: &str) -> &'a [Value] {
         self.typed(key, "an array", Value::as_array).map_or(&[], Vec::as_slice)
     }
@@ -189,6 +201,19 @@ impl<'a> Node<'a> {
     /// The ids of an array, each with its pointer; absent is empty.
     pub fn u32s(&self, key: &str) -> Vec<(u32, Field)> {
         self.elements(key, "a whole number from 0 to 4294967295", |v| v.as_u64()?.try_into().ok()).collect()
+    }
+
+    /// A list of CPUs or memory nodes such as `0-3,7`, as the kernel's bit mask; absent or empty is None.
+    pub fn id_mask(&self, key: &str) -> Option<Vec<u64>> {
+        let list = self.string(key).filter(|list| !list.is_empty())?;
+        let mask = id_mask(list);
+        if mask.is_none() {
+            self.problem(
+                key,
+                format_args!("must be a list such as 0-3,7 with numbers up to {MAX_ID}, not {list:?}"),
+            );
+        }
+        mask
     }
 
     fn elements<T: 'a>(
@@ -216,6 +241,28 @@ impl<'a> Node<'a> {
             }
         }
     }
+}
+
+/// No machine has as many CPUs or nodes; a bound, since the mask grows with the largest number.
+const MAX_ID: usize = 65535;
+
+/// Parses `0-3,7`. Blanks and empty members are let pass, as the kernel's own parser does.
+fn id_mask(list: &str) -> Option<Vec<u64>> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|&id: &usize| digits && id <= MAX_ID)
+    };
+    let mut mask = Vec::new();
+    for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return None;
+        }
+        mask.resize(mask.len().max(last / 64 + 1), 0);
+        (first..=last).for_each(|id| mask[id / 64] |= 1 << (id % 64));
+    }
+    Some(mask).filter(|mask| !mask.is_empty())
 }
 
 /// The value as the error shows it.
@@ -317,15 +364,23 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
+/// What a facility's `plan` makes of an object of config.json, and its problems.
+#[cfg(test)]
+pub fn planned<T>(json: &str, plan: impl FnOnce(&Node) -> T) -> (T, Vec<String>) {
+    let report = Report::default();
+    let value = parse(json.as_bytes(), &report).unwrap();
+    let plan = plan(&Node::root(&value, &report));
+    let problems =
+        report.finish().err().map_or(Vec::new(), |e| e.problems().iter().map(|p| p.to_string()).collect());
+    (plan, problems)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn problems(json: &str, read: impl Fn(&Node)) -> Vec<String> {
-        let report = Report::default();
-        let value = parse(json.as_bytes(), &report).unwrap();
-        read(&Node::root(&value, &report));
-        report.finish().err().map_or(Vec::new(), |e| e.problems().iter().map(|p| p.to_string()).collect())
+        planned(json, read).1
     }
 
     #[test]
@@ -362,6 +417,35 @@ mod tests {
             assert_eq!(node.u64("b"), Some(0));
         });
         assert!(found.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_ids_becomes_a_mask() {
+        for (list, mask) in [
+            ("0", Some(vec![1])),
+            ("0-3,7", Some(vec![0x8f])),
+            (" 1 ,,2-2,", Some(vec![6])),
+            ("63-64", Some(vec![1 << 63, 1])),
+            ("3-1", None),
+            ("-1", None),
+            ("+1", None),
+            ("1-", None),
+            ("a", None),
+            (",", None),
+            ("65536", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(id_mask(list), mask, "{list:?}");
+        }
+        assert_eq!(id_mask("65535").unwrap().len(), 1024);
+    }
+
+    #[test]
+    fn a_wrong_list_of_ids_is_a_problem_and_an_empty_one_is_none() {
+        let found = problems(r#"{"a": "", "b": "1-x"}"#, |node| {
+            assert_eq!((node.id_mask("a"), node.id_mask("b")), (None, None));
+        });
+        assert_eq!(found, ["/b: must be a list such as 0-3,7 with numbers up to 65535, not \"1-x\""]);
     }
 
     #[test]

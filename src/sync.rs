@@ -1,1 +1,190 @@
+//! The messages between `create` and init, over one pair of SOCK_SEQPACKET sockets.
+//!
+//! Init tells how far it is, create tells when to go on. A closed socket is a message too: the other side
+//! is dead. Init's end closes by itself at execve, and by then nobody may still need it.
 
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
+
+use crate::error::{Context, Error, Result};
+use crate::socket::send_fd;
+use crate::sys::process::adopt_fd;
+
+/// What init says to create.
+pub enum FromInit {
+    /// The mounts are made: time for the hooks of the runtime's namespaces.
+    Mounted,
+    /// The terminal's master, for a `run` in the foreground.
+    Terminal(OwnedFd),
+    /// All is set up but the user's program.
+    Ready,
+    /// Init gave up and is exiting.
+    Failed(Error),
+    /// Init is gone without a word; or, after [`ToInit::Start`], it executed the program.
+    Closed,
+}
+
+/// What create says to init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToInit {
+    /// The hooks have run.
+    Continue = 1,
+    /// State and pid file are written: wait for `start`.
+    Commit = 2,
+    /// The same, and start at once (`run`).
+    Start = 3,
+}
+
+const MOUNTED: u8 = 1;
+const TERMINAL: u8 = 2;
+const READY: u8 = 3;
+const FAILED: u8 = 4;
+
+/// The longest message; an error's text is cut to it by the sender.
+const LONGEST: usize = 16 << 10; // bytes
+
+/// Create's end.
+pub struct CreateEnd(OwnedFd);
+
+/// Init's end.
+pub struct InitEnd(OwnedFd);
+
+pub fn pair() -> Result<(CreateEnd, InitEnd)> {
+    let (create, init) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .context(|| "make the socket pair between create and init")?;
+    Ok((CreateEnd(create), InitEnd(init)))
+}
+
+impl CreateEnd {
+    pub fn send(&self, message: ToInit) -> Result<()> {
+        send(&self.0, &[message as u8]).context(|| "send to init")
+    }
+
+    pub fn receive(&self) -> Result<FromInit> {
+        let mut buffer = vec![0; LONGEST];
+        let (length, fd) = match receive(&self.0, &mut buffer) {
+            // A dead peer with unread messages resets the connection.
+            Err(Errno::ECONNRESET) => return Ok(FromInit::Closed),
+            other => other.context(|| "receive from init")?,
+        };
+        let Some((&kind, body)) = buffer[..length].split_first() else { return Ok(FromInit::Closed) };
+        Ok(match (kind, fd) {
+            (MOUNTED, _) => FromInit::Mounted,
+            (READY, _) => FromInit::Ready,
+            (TERMINAL, Some(master)) => FromInit::Terminal(master),
+            (FAILED, _) => FromInit::Failed(Error::from_json(body)),
+            _ => return Err(Error::new("receive from init: not a message of this keel")),
+        })
+    }
+}
+
+impl AsFd for InitEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl InitEnd {
+    pub fn mounted(&self) -> Result<()> {
+        send(&self.0, &[MOUNTED]).context(|| "tell create that the mounts are made")
+    }
+
+    pub fn terminal(&self, master: BorrowedFd<'_>) -> Result<()> {
+        send_fd(&self.0, &[TERMINAL], master).context(|| "send the terminal to run")
+    }
+
+    pub fn ready(&self) -> Result<()> {
+        send(&self.0, &[READY]).context(|| "tell create that the container is set up")
+    }
+
+    /// Init's last words.
+    pub fn failed(&self, error: &Error) {
+        let mut message = vec![FAILED];
+        message.extend(error.to_json(LONGEST - 1));
+        // EPIPE: create is dead, and nobody is left to tell.
+        let _ = send(&self.0, &message);
+    }
+
+    /// The next word of create; None when create is dead.
+    pub fn receive(&self) -> Result<Option<ToInit>> {
+        let mut buffer = [0];
+        match receive(&self.0, &mut buffer) {
+            Ok((0, _)) | Err(Errno::ECONNRESET) => Ok(None),
+            Ok(_) => match buffer[0] {
+                1 => Ok(Some(ToInit::Continue)),
+                2 => Ok(Some(ToInit::Commit)),
+                3 => Ok(Some(ToInit::Start)),
+                other => Err(Error::new(format!("receive from create: unknown message {other}"))),
+            },
+            Err(errno) => Err(errno).context(|| "receive from create"),
+        }
+    }
+}
+
+fn send(socket: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
+    socket::send(socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL).map(drop)
+}
+
+fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut control = cmsg_space!([std::os::fd::RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags) {
+        Err(Errno::EINTR) => return receive(socket, buffer),
+        other => other?,
+    };
+    let mut fd = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            fd = fds.first().map(|&fd| adopt_fd(fd)).transpose()?;
+        }
+    }
+    Ok((message.bytes, fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_in_order() {
+        let (create, init) = pair().unwrap();
+        init.mounted().unwrap();
+        init.ready().unwrap();
+        assert!(matches!(create.receive().unwrap(), FromInit::Mounted));
+        assert!(matches!(create.receive().unwrap(), FromInit::Ready));
+        create.send(ToInit::Start).unwrap();
+        assert_eq!(init.receive().unwrap(), Some(ToInit::Start));
+    }
+
+    #[test]
+    fn an_error_arrives_with_its_field() {
+        let (create, init) = pair().unwrap();
+        init.failed(&Error::from(Errno::EBUSY).field(&crate::error::Field::root().child("mounts")));
+        let FromInit::Failed(error) = create.receive().unwrap() else { panic!() };
+        assert_eq!(error.to_string(), "Device or resource busy (16) [config.json /mounts]");
+    }
+
+    #[test]
+    fn a_dead_peer_is_a_message() {
+        let (create, init) = pair().unwrap();
+        drop(init);
+        assert!(matches!(create.receive().unwrap(), FromInit::Closed));
+        let (create, init) = pair().unwrap();
+        drop(create);
+        assert_eq!(init.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn a_terminal_arrives_as_a_descriptor() {
+        let (create, init) = pair().unwrap();
+        init.terminal(std::fs::File::open("/dev/null").unwrap().as_fd()).unwrap();
+        assert!(matches!(create.receive().unwrap(), FromInit::Terminal(_)));
+    }
+}

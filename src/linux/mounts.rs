@@ -1,1 +1,519 @@
+//! `/mounts`: the mounts below the root, in the listed order, and the one on `/` that replaces it.
+//!
+//! A mount is made first and attached last: the parent clones the sources of bind mounts on the host, init makes
+//! new file systems in its own namespaces. Either is a descriptor of a mount that is attached nowhere, which gets
+//! its attributes and is then moved onto its destination, found once and inside the root. So no path is walked
+//! twice, and after the clone no path of the host is walked at all.
+//!
+//! <https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts>,
+//! <https://man7.org/linux/man-pages/man2/move_mount.2.html>,
+//! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{SFlag, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::error::{At, Context, Error, Field, Result};
+use crate::linux::file_system::{FileSystem, reconfigure};
+use crate::linux::mount_destination::{self, Destination, Expected};
+use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
+use crate::linux::tmpcopyup::copy_up;
+use crate::root::{Root, cleaned};
+use crate::spec::Node;
+use crate::sys::mount::{Change, attr, mount_setattr, move_mount, open_tree_clone};
+
+#[derive(Debug, PartialEq)]
+pub struct Mounts {
+    /// Takes the place of `/root/path`.
+    pub root: Option<Mount>,
+    list: Vec<Mount>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Mount {
+    /// Absolute, inside the container, without `..`.
+    destination: PathBuf,
+    what: What,
+    attributes: Change,
+    /// Applied to all mounts below as well.
+    recursive: Change,
+    propagation: Vec<Propagation>,
+    field: Field,
+}
+
+#[derive(Debug, PartialEq)]
+enum What {
+    New { file_system: FileSystem, copy_up: bool },
+    Bind { source: Source, recursive: bool, detach: Option<Propagation> },
+    Remount(Vec<FsOption>),
+}
+
+#[derive(Debug, PartialEq)]
+enum Source {
+    Path(PathBuf),
+    /// The container's own cgroup, in place of the hierarchy, when it has no cgroup namespace.
+    Cgroup,
+}
+
+/// `config` is the whole document.
+pub fn plan(config: &Node, bundle: &Path, mount_namespace: bool, cgroup_namespace: bool) -> Mounts {
+    let linux = config.object("linux");
+    let label = linux.as_ref().and_then(|linux| linux.string("mountLabel"));
+    let root_propagation = linux
+        .as_ref()
+        .and_then(|linux| linux.value("rootfsPropagation")?.as_str())
+        .and_then(Propagation::named);
+    let reader = Reader { bundle, label, root_propagation, cgroup_namespace };
+    let nodes = config.objects("mounts");
+    if !mount_namespace && !nodes.is_empty() {
+        config.problem("mounts", "mounts need a mount namespace of the container's own");
+    }
+    let mut mounts = Mounts { root: None, list: Vec::with_capacity(nodes.len()) };
+    for (i, node) in nodes.iter().enumerate() {
+        let Some(mount) = reader.mount(node) else { continue };
+        if mount.destination != Path::new("/") || matches!(mount.what, What::Remount(_)) {
+            mounts.list.push(mount);
+            continue;
+        }
+        if i != 0 {
+            node.problem("destination", "a mount on / must be the first: it would hide those before it");
+        }
+        mount.check_root(node);
+        mounts.root = Some(mount);
+    }
+    mounts
+}
+
+/// What every mount of a config shares.
+struct Reader<'a> {
+    bundle: &'a Path,
+    label: Option<&'a str>,
+    root_propagation: Option<Propagation>,
+    cgroup_namespace: bool,
+}
+
+impl Reader<'_> {
+    fn mount(&self, node: &Node) -> Option<Mount> {
+        node.expect_keys(&["destination", "type", "source", "options", "uidMappings", "gidMappings"]);
+        for key in ["uidMappings", "gidMappings"].into_iter().filter(|key| node.has(key)) {
+            node.problem(key, "id-mapped mounts are not supported yet");
+        }
+        let options = mount_options::plan(node);
+        let destination = not_empty(node, "destination")?;
+        if !destination.starts_with('/') {
+            node.warning("destination", "a relative destination is deprecated; it is taken as relative to /");
+        }
+        let destination = cleaned(Path::new(destination));
+        let what = self.what(node, &options)?;
+        if let (Some(field), false) = (&options.copy_up, matches!(what, What::New { copy_up: true, .. })) {
+            node.report().problem(field.clone(), "tmpcopyup is for a new tmpfs");
+        }
+        let (attributes, recursive, field) = (options.attributes, options.recursive, node.field().clone());
+        let mount =
+            Mount { destination, what, attributes, recursive, propagation: options.propagation, field };
+        mount.check_proc(node);
+        Some(mount)
+    }
+
+    fn what(&self, node: &Node, options: &Options) -> Option<What> {
+        let kind = node.string("type");
+        match options.way {
+            Way::Bind { recursive } => {
+                let source = Source::Path(self.bundle.join(not_empty(node, "source")?));
+                Some(What::Bind { source, recursive, detach: self.detach(options) })
+            }
+            Way::Remount { .. } => Some(What::Remount(options.file_system.clone())),
+            Way::New => match kind {
+                None => {
+                    node.problem("type", "is required, as options hold neither bind nor rbind");
+                    None
+                }
+                Some("bind" | "rbind" | "none" | "") => {
+                    node.problem("type", "is no file system; a bind mount has bind or rbind in its options");
+                    None
+                }
+                Some("cgroup" | "cgroup2") if !self.cgroup_namespace => {
+                    for option in &options.file_system {
+                        let reason = "without a cgroup namespace the host's mount is used, with its options";
+                        node.report().problem(option.field.clone(), reason);
+                    }
+                    Some(What::Bind {
+                        source: Source::Cgroup,
+                        recursive: false,
+                        detach: self.detach(options),
+                    })
+                }
+                Some(kind) => {
+                    let kind = if kind == "cgroup" { "cgroup2" } else { kind };
+                    let file_system = FileSystem::plan(node, kind, options, self.label, self.bundle);
+                    Some(What::New { file_system, copy_up: options.copy_up.is_some() && kind == "tmpfs" })
+                }
+            },
+        }
+    }
+
+    /// What takes a clone out of its source's peer group, or whatever the container mounts in it would appear on
+    /// the host. That is left out only where it is wanted on both sides: the mount is shared and the root too.
+    fn detach(&self, options: &Options) -> Option<Propagation> {
+        let shared = |propagation: Propagation| propagation.kind == libc::MS_SHARED;
+        match self.root_propagation {
+            Some(root) if shared(root) && options.propagation.iter().copied().any(shared) => None,
+            Some(root) if matches!(root.kind, libc::MS_PRIVATE | libc::MS_UNBINDABLE) => {
+                Some(Propagation::PRIVATE)
+            }
+            _ => Some(Propagation::SLAVE),
+        }
+    }
+}
+
+/// An empty path would silently stand for the directory that it is joined to.
+fn not_empty<'a>(node: &Node<'a>, key: &str) -> Option<&'a str> {
+    let text = node.required_string(key)?;
+    if text.is_empty() {
+        node.problem(key, "must not be empty");
+        return None;
+    }
+    Some(text)
+}
+
+impl Mount {
+    fn check_proc(&self, node: &Node) {
+        let on_proc = self.destination == Path::new("/proc");
+        let allowed = match &self.what {
+            What::Remount(_) => true,
+            // That the source is a proc file system is seen when it is opened.
+            What::Bind { .. } if on_proc => true,
+            What::New { file_system, .. } if on_proc => file_system.kind == "proc",
+            _ => mount_destination::is_allowed(&self.destination),
+        };
+        if !allowed {
+            let reason = "only a proc file system can be mounted on /proc, and nothing inside it";
+            node.problem("destination", reason);
+        }
+    }
+
+    /// The mount on / is made by the parent and becomes the root.
+    fn check_root(&self, node: &Node) {
+        if !self.propagation.is_empty() {
+            node.problem("options", "the propagation of / is set by /linux/rootfsPropagation");
+        }
+        let What::New { file_system, copy_up } = &self.what else { return };
+        if matches!(file_system.kind.as_str(), "proc" | "sysfs" | "mqueue" | "cgroup2") {
+            node.problem("type", "such a file system cannot be the root");
+        }
+        if *copy_up || file_system.sets_i_version() {
+            node.problem("options", "tmpcopyup and iversion are not possible on /");
+        }
+    }
+
+    /// The clone of a bind mount's source with its attributes; for the parent.
+    fn open_source(&self, cgroup: Option<BorrowedFd>) -> Result<Option<OwnedFd>> {
+        let What::Bind { source, recursive, detach } = &self.what else { return Ok(None) };
+        let flags = if *recursive { libc::AT_RECURSIVE } else { 0 };
+        let tree = match source {
+            Source::Path(path) => open_tree_clone(AT_FDCWD, path, flags)
+                .context(|| format!("open bind source {}", path.display()))
+                .at(&self.field.child("source"))?,
+            Source::Cgroup => {
+                let cgroup = cgroup.ok_or_else(|| Error::new("the container has no cgroup to be mounted"))?;
+                open_tree_clone(cgroup, Path::new(""), libc::AT_EMPTY_PATH).context(|| "open the cgroup")?
+            }
+        };
+        if self.destination == Path::new("/proc") {
+            let magic = fstatfs(&tree).context(|| "statfs the bind source")?.filesystem_type();
+            if magic != PROC_SUPER_MAGIC {
+                return Err(Error::new("the bind source is not a proc file system, as /proc must be"));
+            }
+        }
+        if let Some(propagation) = detach {
+            set(&tree, *recursive, propagation.change())?;
+        }
+        self.set_attributes(&tree)?;
+        Ok(Some(tree))
+    }
+
+    fn set_attributes(&self, mount: impl AsFd) -> Result<()> {
+        set(&mount, false, self.attributes)?;
+        set(&mount, true, self.recursive)
+    }
+
+    /// Attaches the mount; for init. Gives back the mount if it is to become read-only at the end.
+    fn attach(&self, source: Option<OwnedFd>, root: &Root) -> Result<Option<OwnedFd>> {
+        match (&self.what, source) {
+            (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root),
+            (What::Bind { .. }, Some(tree)) => {
+                let is_directory = || is_directory(&tree);
+                let target =
+                    mount_destination::open(root, &self.destination, Expected::Either, is_directory)?.fd;
+                move_mount(&tree, &target).context(|| kinds(&tree, &target))?;
+                self.propagate(&tree)?;
+                Ok(None)
+            }
+            (What::Bind { .. }, None) => Err(Error::new("its source was not opened")),
+            (What::Remount(options), _) => {
+                let mount = root.open(&self.destination, libc::O_PATH).context(|| "find it in the rootfs")?;
+                // EINVAL when it is no mount point.
+                self.set_attributes(&mount)?;
+                reconfigure(&mount, options)?;
+                self.propagate(&mount)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn attach_new(&self, file_system: &FileSystem, copy: bool, root: &Root) -> Result<Option<OwnedFd>> {
+        let kind = file_system.kind.as_str();
+        let expected = match kind {
+            "proc" | "sysfs" => Expected::RealDirectory,
+            _ => Expected::Directory,
+        };
+        let Destination { fd: target, existed } =
+            mount_destination::open(root, &self.destination, expected, || Ok(true))?;
+        let covered = (existed && file_system.inherits_mode()).then(|| fstat(&target)).transpose();
+        let mode = covered.context(|| "stat the destination")?.map(|stat| stat.st_mode & 0o7777);
+        // Devices, and directories for the mounts that follow, are still to be made in it.
+        let later = self.attributes.set & attr::RDONLY != 0
+            && (kind == "tmpfs" || self.destination == Path::new("/dev"));
+        let now = if later { self.attributes.set & !attr::RDONLY } else { self.attributes.set };
+        let early = if file_system.sets_i_version() { 0 } else { now };
+        let mount = file_system.mount(mode, early)?;
+        if copy && existed {
+            let owner = !file_system.has("uid") && !file_system.has("gid");
+            copy_up(&target, &mount, owner).context(|| "tmpcopyup")?;
+        }
+        move_mount(&mount, &target).context(|| "attach")?;
+        if file_system.sets_i_version() {
+            file_system.set_i_version(&mount)?;
+            set(&mount, false, Change { set: now, ..self.attributes })?;
+        }
+        self.propagate(&mount)?;
+        Ok(later.then_some(mount))
+    }
+
+    /// After the mount is attached: a parent that is shared makes its new child shared.
+    fn propagate(&self, mount: impl AsFd) -> Result<()> {
+        for propagation in &self.propagation {
+            set(&mount, propagation.recursive, propagation.change())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = self.destination.display();
+        match &self.what {
+            What::New { file_system, .. } => write!(f, "mount {} on {to}", file_system.kind),
+            What::Bind { source: Source::Path(from), .. } => write!(f, "bind {} on {to}", from.display()),
+            What::Bind { source: Source::Cgroup, .. } => write!(f, "bind the cgroup on {to}"),
+            What::Remount(_) => write!(f, "remount {to}"),
+        }
+    }
+}
+
+impl Mounts {
+    /// Whether /dev is a directory of the host, in which no default devices are to be made.
+    pub fn bind_dev(&self) -> bool {
+        let on_dev = |mount: &Mount| mount.destination == Path::new("/dev");
+        self.list.iter().any(|mount| on_dev(mount) && matches!(mount.what, What::Bind { .. }))
+    }
+}
+
+/// The sources of the bind mounts, in the order of the list; `cgroup` is the container's directory. For the parent,
+/// before the clone: open_tree(2) clones only what the caller's own mount namespace holds.
+pub fn open_sources(mounts: &Mounts, cgroup: Option<BorrowedFd>) -> Result<Vec<Option<OwnedFd>>> {
+    let open = |mount: &Mount| mount.open_source(cgroup).context(|| mount.to_string()).at(&mount.field);
+    mounts.list.iter().map(open).collect()
+}
+
+/// The mount that replaces the root, attached nowhere. For the parent.
+pub fn open_root(mount: &Mount) -> Result<OwnedFd> {
+    let open = || match (&mount.what, mount.open_source(None)?) {
+        (What::New { file_system, .. }, _) => {
+            // A tmpfs would be writable for everyone.
+            let mode = file_system.inherits_mode().then_some(0o755);
+            file_system.mount(mode, mount.attributes.set)
+        }
+        (_, tree) => tree.ok_or_else(|| Error::new("it has no source")),
+    };
+    open().context(|| mount.to_string()).at(&mount.field)
+}
+
+/// A mount that becomes read-only when everything is made that goes into it.
+pub struct Writable<'a> {
+    fd: OwnedFd,
+    mount: &'a Mount,
+}
+
+/// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc, cgroup), before
+/// anything is made in /dev.
+pub fn apply<'a>(
+    mounts: &'a Mounts,
+    sources: Vec<Option<OwnedFd>>,
+    root: &Root,
+) -> Result<Vec<Writable<'a>>> {
+    let mut writable = Vec::new();
+    for (mount, source) in mounts.list.iter().zip(sources) {
+        let later = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
+        writable.extend(later.map(|fd| Writable { fd, mount }));
+    }
+    Ok(writable)
+}
+
+/// Makes those mounts read-only; after devices, the console and whatever else is made in the rootfs.
+pub fn finish(writable: Vec<Writable>) -> Result<()> {
+    for Writable { fd, mount } in writable {
+        set(&fd, false, Change { set: attr::RDONLY, ..Change::default() })
+            .context(|| mount.to_string())
+            .at(&mount.field)?;
+    }
+    Ok(())
+}
+
+fn set(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
+    if change == Change::default() {
+        return Ok(());
+    }
+    mount_setattr(mount, recursive, change).context(|| {
+        let below = if recursive { " and below" } else { "" };
+        format!(
+            "set attributes {:#x}, clear {:#x}, propagation {:#x}{below}",
+            change.set, change.clear, change.propagation
+        )
+    })
+}
+
+fn is_directory(fd: impl AsFd) -> Result<bool> {
+    let mode = fstat(fd).context(|| "stat a bind source")?.st_mode;
+    Ok(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+}
+
+/// Why one could not be attached on the other.
+fn kinds(source: &OwnedFd, target: &OwnedFd) -> String {
+    match (is_directory(source), is_directory(target)) {
+        (Ok(true), Ok(false)) => "attach a directory on a file".to_owned(),
+        (Ok(false), Ok(true)) => "attach a file on a directory".to_owned(),
+        _ => "attach".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Report, parse};
+    use serde_json::{Value, json};
+
+    /// The mounts of a config in /b with both namespaces, and the problems.
+    fn planned(config: &Value) -> (Mounts, Vec<String>) {
+        let report = Report::default();
+        let map = parse(config.to_string().as_bytes(), &report).unwrap();
+        let mounts = plan(&Node::root(&map, &report), Path::new("/b"), true, true);
+        let problems = report.finish().err().map_or(Vec::new(), |e| e.problems().to_vec());
+        (mounts, problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn bind(destination: &str, options: &[&str]) -> Value {
+        json!({"destination": destination, "source": "vol", "options": options})
+    }
+
+    #[test]
+    fn paths_are_cleaned_and_a_bind_source_is_relative_to_the_bundle() {
+        let mounts = planned(&json!({"mounts": [bind("a/./../../c/", &["rbind"])]})).0;
+        assert_eq!(mounts.list[0].destination, Path::new("/c"));
+        let source = Source::Path("/b/vol".into());
+        let what = What::Bind { source, recursive: true, detach: Some(Propagation::SLAVE) };
+        assert_eq!(mounts.list[0].what, what);
+    }
+
+    #[test]
+    fn only_proc_itself_and_a_few_files_may_be_mounted_on_proc() {
+        for (mount, allowed) in [
+            (json!({"destination": "/proc", "type": "proc"}), true),
+            (json!({"destination": "/proc", "type": "tmpfs"}), false),
+            (json!({"destination": "/x/../proc/", "type": "sysfs"}), false),
+            (json!({"destination": "/proc/sys", "type": "proc"}), false),
+            (json!({"destination": "/process", "type": "tmpfs"}), true),
+            (bind("/proc", &["bind"]), true),
+            (bind("/proc/uptime", &["bind"]), true),
+            (bind("/proc/./self/attr/exec", &["bind"]), false),
+            (bind("/proc/uptime/x", &["bind"]), false),
+            (bind("/proc/sys", &["bind", "remount", "ro"]), true),
+        ] {
+            assert_eq!(planned(&json!({"mounts": [mount]})).1.is_empty(), allowed, "{mount}");
+        }
+    }
+
+    #[test]
+    fn a_bind_stays_with_the_host_only_if_it_and_the_root_are_shared() {
+        for (root, options, detach) in [
+            (None, vec!["rbind"], Some(Propagation::SLAVE)),
+            (None, vec!["rbind", "rshared"], Some(Propagation::SLAVE)),
+            (Some("shared"), vec!["rbind", "rshared"], None),
+            (Some("rshared"), vec!["rbind"], Some(Propagation::SLAVE)),
+            (Some("rslave"), vec!["rbind", "shared"], Some(Propagation::SLAVE)),
+            (Some("private"), vec!["rbind"], Some(Propagation::PRIVATE)),
+        ] {
+            let config = json!({"linux": {"rootfsPropagation": root}, "mounts": [bind("/v", &options)]});
+            let What::Bind { detach: found, .. } = planned(&config).0.list[0].what else { panic!() };
+            assert_eq!(found, detach, "{root:?} {options:?}");
+        }
+    }
+
+    #[test]
+    fn a_mount_on_the_root_replaces_it_and_is_the_first() {
+        let tmpfs = json!({"destination": "/", "type": "tmpfs", "source": "x"});
+        let (mounts, problems) = planned(&json!({"mounts": [tmpfs, bind("/v", &["bind"])]}));
+        assert_eq!(mounts.root.unwrap().field.as_str(), "/mounts/0");
+        assert_eq!((mounts.list.len(), problems.len()), (1, 0));
+        let problems = planned(&json!({"mounts": [bind("/v", &["bind"]), tmpfs]})).1;
+        assert_eq!(
+            problems,
+            ["/mounts/1/destination: a mount on / must be the first: it would hide those before it"]
+        );
+    }
+
+    #[test]
+    fn without_a_cgroup_namespace_the_own_cgroup_is_bound() {
+        let config =
+            json!({"mounts": [{"destination": "/c", "type": "cgroup", "options": ["ro", "memory"]}]});
+        let report = Report::default();
+        let map = parse(config.to_string().as_bytes(), &report).unwrap();
+        let mounts = plan(&Node::root(&map, &report), Path::new("/b"), true, false);
+        assert!(matches!(mounts.list[0].what, What::Bind { source: Source::Cgroup, .. }));
+        assert_eq!(report.finish().unwrap_err().problems()[0].field.as_str(), "/mounts/0/options/1");
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_a_problem() {
+        for (mount, problem) in [
+            (json!({"type": "tmpfs"}), "/mounts/0/destination: is required"),
+            (json!({"destination": "", "type": "tmpfs"}), "/mounts/0/destination: must not be empty"),
+            (
+                json!({"destination": "/v"}),
+                "/mounts/0/type: is required, as options hold neither bind nor rbind",
+            ),
+            (
+                json!({"destination": "/v", "type": "bind", "source": "x"}),
+                "/mounts/0/type: is no file system; a bind mount has bind or rbind in its options",
+            ),
+            (
+                json!({"destination": "/v", "type": "ramfs", "options": ["tmpcopyup"]}),
+                "/mounts/0/options/0: tmpcopyup is for a new tmpfs",
+            ),
+            (
+                json!({"destination": "/v", "type": "tmpfs", "gidMappings": []}),
+                "/mounts/0/gidMappings: id-mapped mounts are not supported yet",
+            ),
+            (
+                json!({"destination": "/", "type": "proc"}),
+                "/mounts/0/type: such a file system cannot be the root",
+            ),
+        ] {
+            assert_eq!(planned(&json!({"mounts": [mount]})).1, [problem]);
+        }
+    }
+}

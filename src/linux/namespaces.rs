@@ -1,1 +1,397 @@
+//! /linux/namespaces and /linux/timeOffsets: which namespaces are made, which are joined, with which clocks.
+//!
+//! New namespaces come from clone3's flags. One that exists is joined by the parent, which goes there, clones,
+//! and goes back: a process cannot join a pid or time namespace itself, only be born in it. Three exceptions:
+//! init joins a mount namespace itself, so that the parent keeps the host's files; and it joins or makes its
+//! cgroup namespace, whose root is the cgroup that it is in by then (and from a joined one the parent might
+//! not be allowed to clone into a cgroup that lies outside it).
+//!
+//! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#namespaces>,
+//! `namespaces(7)`, `time_namespaces(7)`.
 
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, fstat};
+
+use crate::error::{At, Context, Error, Field, Result};
+use crate::proc::Proc;
+use crate::spec::Node;
+use crate::sys::process::{Clone, ns_get_nstype};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Pid,
+    Network,
+    Mount,
+    Ipc,
+    Uts,
+    User,
+    Cgroup,
+    Time,
+}
+
+/// In the order of `Kind`: its type in config.json, its file in /proc/PID/ns, its flag.
+const KINDS: [(Kind, &str, &str, i32); 8] = [
+    (Kind::Pid, "pid", "pid", libc::CLONE_NEWPID),
+    (Kind::Network, "network", "net", libc::CLONE_NEWNET),
+    (Kind::Mount, "mount", "mnt", libc::CLONE_NEWNS),
+    (Kind::Ipc, "ipc", "ipc", libc::CLONE_NEWIPC),
+    (Kind::Uts, "uts", "uts", libc::CLONE_NEWUTS),
+    (Kind::User, "user", "user", libc::CLONE_NEWUSER),
+    (Kind::Cgroup, "cgroup", "cgroup", libc::CLONE_NEWCGROUP),
+    (Kind::Time, "time", "time", libc::CLONE_NEWTIME),
+];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        KINDS[self as usize].1
+    }
+
+    fn file(self) -> &'static str {
+        KINDS[self as usize].2
+    }
+
+    /// CLONE_NEW*, which is also what names the type to setns and NS_GET_NSTYPE.
+    fn flag(self) -> i32 {
+        KINDS[self as usize].3
+    }
+}
+
+/// Where the container's namespace of one kind comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Namespace {
+    /// The runtime's own.
+    #[default]
+    Inherit,
+    New,
+    /// The one that this file of the host names; the field is the path's.
+    Join(PathBuf, Field),
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Indexed by `Kind`.
+    kinds: [Namespace; 8],
+    /// Of a new time namespace.
+    offsets: Vec<Offset>,
+}
+
+/// What a clock of the container is ahead of the host's.
+#[derive(Debug, PartialEq, Eq)]
+struct Offset {
+    clock: &'static str,
+    secs: i64,
+    nanosecs: u32,
+    field: Field,
+}
+
+impl Namespaces {
+    pub fn plan(linux: &Node) -> Self {
+        let mut namespaces = Self::default();
+        for entry in linux.objects("namespaces") {
+            entry.expect_keys(&["type", "path"]);
+            let namespace = match entry.string("path") {
+                None | Some("") => Namespace::New,
+                Some(path) => Namespace::Join(path.into(), entry.at("path")),
+            };
+            if matches!(&namespace, Namespace::Join(path, _) if !path.is_absolute()) {
+                entry.problem("path", "must be absolute");
+            }
+            let Some(name) = entry.required_string("type") else { continue };
+            let Some(&(kind, ..)) = KINDS.iter().find(|(_, known, ..)| *known == name) else {
+                let known = KINDS.map(|(_, name, ..)| name).join(", ");
+                entry.problem("type", format_args!("must be one of {known}, not {name:?}"));
+                continue;
+            };
+            if kind == Kind::User {
+                entry.problem("type", "user namespaces are not supported yet");
+            }
+            let place = &mut namespaces.kinds[kind as usize];
+            if *place != Namespace::Inherit {
+                entry.problem("type", format_args!("a {name} namespace is asked for twice"));
+            }
+            *place = namespace;
+        }
+        namespaces.offsets = plan_offsets(linux);
+        if !namespaces.offsets.is_empty() && !namespaces.is_new(Kind::Time) {
+            linux.problem("timeOffsets", "needs a new time namespace in /linux/namespaces");
+        }
+        namespaces
+    }
+
+    pub fn get(&self, kind: Kind) -> &Namespace {
+        &self.kinds[kind as usize]
+    }
+
+    pub fn is_new(&self, kind: Kind) -> bool {
+        *self.get(kind) == Namespace::New
+    }
+
+    /// New or joined: what is done in it does not reach the runtime's own, unless the path names just that
+    /// (see [`Joined::is_own`]).
+    pub fn is_private(&self, kind: Kind) -> bool {
+        *self.get(kind) != Namespace::Inherit
+    }
+
+    /// The CLONE_NEW* flags of the namespaces that clone3 makes.
+    pub fn clone_flags(&self) -> i32 {
+        KINDS
+            .iter()
+            .filter(|&&(kind, ..)| self.is_new(kind) && kind != Kind::Cgroup)
+            // A clock can only be set before the first process is in the namespace, so not in clone3's.
+            .filter(|&&(kind, ..)| kind != Kind::Time || self.offsets.is_empty())
+            .fold(0, |flags, (.., flag)| flags | flag)
+    }
+
+    /// Opens the namespaces to be joined, and those of the runtime that it must go back to.
+    pub fn open(&self, proc: &Proc) -> Result<Joined> {
+        let mut joined = Joined::default();
+        for (kind, ..) in KINDS {
+            let Namespace::Join(path, field) = self.get(kind) else { continue };
+            let there = open_namespace(kind, path).at(field)?;
+            let own = proc.namespace("self", kind.file())?;
+            if same(&there, &own)? {
+                joined.own.push(kind);
+                continue;
+            }
+            let hop = Hop { kind, path: path.clone(), field: field.clone(), there, own };
+            let by_init = matches!(kind, Kind::Mount | Kind::Cgroup);
+            if by_init { &mut joined.by_init } else { &mut joined.by_parent }.push(hop);
+        }
+        Ok(joined)
+    }
+
+    /// Runs `clone` with the flags for clone3 while the parent is in the namespaces to be joined. Only the parent
+    /// goes back to its own, also after an error.
+    pub fn around_clone(
+        &self,
+        joined: &Joined,
+        proc: &Proc,
+        clone: impl FnOnce(i32) -> Result<Clone>,
+    ) -> Result<Clone> {
+        let own_time = match self.offsets.is_empty() {
+            true => None,
+            false => Some(proc.namespace("self", Kind::Time.file())?),
+        };
+        let result = self.enter(joined, proc).and_then(|()| clone(self.clone_flags()));
+        if let Ok(Clone::Child) = result {
+            return result;
+        }
+        for hop in &joined.by_parent {
+            enter(hop.kind, &hop.own).context(|| format!("leave {} namespace", hop.kind.name()))?;
+        }
+        if let Some(own) = own_time {
+            enter(Kind::Time, &own).context(|| "leave time namespace")?;
+        }
+        result
+    }
+
+    fn enter(&self, joined: &Joined, proc: &Proc) -> Result<()> {
+        joined.by_parent.iter().try_for_each(Hop::join)?;
+        if self.offsets.is_empty() {
+            return Ok(());
+        }
+        // Only children are born in it; the parent's own clocks stay.
+        unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).context(|| "unshare time namespace")?;
+        for Offset { clock, secs, nanosecs, field } in &self.offsets {
+            proc.write("self/timens_offsets", &format!("{clock} {secs} {nanosecs}")).at(field)?;
+        }
+        Ok(())
+    }
+
+    /// Init's part. After this the root and working directory are those of a joined mount namespace.
+    pub fn enter_as_init(&self, joined: &Joined) -> Result<()> {
+        if self.is_new(Kind::Cgroup) {
+            unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare cgroup namespace")?;
+        }
+        joined.by_init.iter().try_for_each(Hop::join)
+    }
+}
+
+/// The namespaces to be joined, open.
+#[derive(Default)]
+pub struct Joined {
+    by_parent: Vec<Hop>,
+    by_init: Vec<Hop>,
+    own: Vec<Kind>,
+}
+
+struct Hop {
+    kind: Kind,
+    path: PathBuf,
+    field: Field,
+    there: OwnedFd,
+    own: OwnedFd,
+}
+
+impl Joined {
+    /// Whether the namespace to be joined is the one that the runtime is in.
+    pub fn is_own(&self, kind: Kind) -> bool {
+        self.own.contains(&kind)
+    }
+}
+
+impl Hop {
+    fn join(&self) -> Result<()> {
+        enter(self.kind, &self.there)
+            .context(|| format!("join {} namespace {}", self.kind.name(), self.path.display()))
+            .at(&self.field)
+    }
+}
+
+fn enter(kind: Kind, namespace: &OwnedFd) -> Result<(), Errno> {
+    setns(namespace, CloneFlags::from_bits_retain(kind.flag()))
+}
+
+/// The two clocks that a time namespace has, in the order of the keys.
+fn plan_offsets(linux: &Node) -> Vec<Offset> {
+    const CLOCKS: [&str; 2] = ["monotonic", "boottime"];
+    let Some(offsets) = linux.object("timeOffsets") else { return Vec::new() };
+    let mut planned = Vec::new();
+    for key in offsets.keys() {
+        let Some(&clock) = CLOCKS.iter().find(|&&clock| clock == key) else {
+            offsets.problem(key, "is not a clock of a time namespace: only monotonic and boottime are");
+            continue;
+        };
+        let Some(offset) = offsets.object(key) else { continue };
+        offset.expect_keys(&["secs", "nanosecs"]);
+        let nanosecs = offset.u32("nanosecs").unwrap_or(0);
+        if nanosecs >= 1_000_000_000 {
+            offset.problem("nanosecs", format_args!("must be less than 1000000000, not {nanosecs}"));
+        }
+        let secs = offset.i64("secs").unwrap_or(0);
+        planned.push(Offset { clock, secs, nanosecs, field: offset.field().clone() });
+    }
+    planned
+}
+
+/// Opens a namespace of the host and sees that it is of the kind that was asked for.
+fn open_namespace(kind: Kind, path: &Path) -> Result<OwnedFd> {
+    // Without O_NONBLOCK a FIFO in its place would block for ever.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let context = || format!("open {} namespace {}", kind.name(), path.display());
+    let fd = open(path, flags, Mode::empty()).context(context)?;
+    match ns_get_nstype(&fd) {
+        Ok(flag) if flag == kind.flag() => Ok(fd),
+        Ok(flag) => {
+            let found = KINDS.iter().find(|(.., known)| *known == flag).map_or("unknown", |known| known.1);
+            Err(Error::new(format!("it is a {found} namespace"))).context(context)
+        }
+        Err(Errno::ENOTTY) => Err(Error::new("it is not a namespace")).context(context),
+        Err(errno) => Err(errno).context(context),
+    }
+}
+
+fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
+    let a = fstat(a).context(|| "stat a namespace")?;
+    let b = fstat(b).context(|| "stat a namespace")?;
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::planned;
+
+    fn plan(linux: &str) -> (Namespaces, Vec<String>) {
+        planned(linux, Namespaces::plan)
+    }
+
+    #[test]
+    fn an_empty_path_means_a_new_namespace_and_an_absent_type_the_runtimes_own() {
+        let (namespaces, problems) = plan(
+            r#"{"namespaces": [{"type": "pid"}, {"type": "uts", "path": ""}, {"type": "ipc", "path": "/x"}]}"#,
+        );
+        assert!(problems.is_empty());
+        assert_eq!(namespaces.clone_flags(), libc::CLONE_NEWPID | libc::CLONE_NEWUTS);
+        let field = Field::root().child("namespaces").child(2).child("path");
+        assert_eq!(*namespaces.get(Kind::Ipc), Namespace::Join("/x".into(), field));
+        assert!(namespaces.is_private(Kind::Ipc) && !namespaces.is_new(Kind::Ipc));
+        assert!(!namespaces.is_private(Kind::Network));
+    }
+
+    #[test]
+    fn the_cgroup_namespace_is_left_to_init_and_a_time_namespace_with_offsets_to_the_parent() {
+        let (namespaces, _) = plan(r#"{"namespaces": [{"type": "cgroup"}, {"type": "time"}]}"#);
+        assert_eq!(namespaces.clone_flags(), libc::CLONE_NEWTIME);
+        let (namespaces, problems) = plan(
+            r#"{"namespaces": [{"type": "time"}, {"type": "mount"}],
+                "timeOffsets": {"monotonic": {"secs": -5}, "boottime": {"nanosecs": 7}}}"#,
+        );
+        assert!(problems.is_empty());
+        assert_eq!(namespaces.clone_flags(), libc::CLONE_NEWNS);
+        let field = |clock| Field::root().child("timeOffsets").child(clock);
+        assert_eq!(
+            namespaces.offsets,
+            [
+                Offset { clock: "boottime", secs: 0, nanosecs: 7, field: field("boottime") },
+                Offset { clock: "monotonic", secs: -5, nanosecs: 0, field: field("monotonic") },
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_spec_forbids_is_a_problem() {
+        let table = [
+            (r#"{"namespaces": [{"path": "/x"}]}"#, "/namespaces/0/type: is required"),
+            (
+                r#"{"namespaces": [{"type": "net"}]}"#,
+                "/namespaces/0/type: must be one of pid, network, mount, ipc, uts, user, cgroup, time, not \"net\"",
+            ),
+            (
+                r#"{"namespaces": [{"type": "pid"}, {"type": "pid", "path": "/x"}]}"#,
+                "/namespaces/1/type: a pid namespace is asked for twice",
+            ),
+            (r#"{"namespaces": [{"type": "pid", "path": "x"}]}"#, "/namespaces/0/path: must be absolute"),
+            (
+                r#"{"namespaces": [{"type": "user"}]}"#,
+                "/namespaces/0/type: user namespaces are not supported yet",
+            ),
+            (
+                r#"{"namespaces": [{"type": "time"}], "timeOffsets": {"realtime": {}}}"#,
+                "/timeOffsets/realtime: is not a clock of a time namespace: only monotonic and boottime are",
+            ),
+            (
+                r#"{"namespaces": [{"type": "time"}], "timeOffsets": {"boottime": {"nanosecs": 1000000000}}}"#,
+                "/timeOffsets/boottime/nanosecs: must be less than 1000000000, not 1000000000",
+            ),
+            (
+                r#"{"timeOffsets": {"boottime": {"secs": 1}}}"#,
+                "/timeOffsets: needs a new time namespace in /linux/namespaces",
+            ),
+            (
+                r#"{"namespaces": [{"type": "time", "path": "/x"}], "timeOffsets": {"boottime": {"secs": 1}}}"#,
+                "/timeOffsets: needs a new time namespace in /linux/namespaces",
+            ),
+        ];
+        for (linux, problem) in table {
+            assert_eq!(plan(linux).1, [problem]);
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_namespace_of_its_type_is_refused_with_its_field() {
+        let table = [
+            ("/proc/self/ns/net", "open uts namespace /proc/self/ns/net: it is a network namespace"),
+            ("/proc/self/stat", "open uts namespace /proc/self/stat: it is not a namespace"),
+            ("/nonexistent", "open uts namespace /nonexistent: No such file or directory (2)"),
+        ];
+        for (path, message) in table {
+            let (namespaces, _) =
+                plan(&format!(r#"{{"namespaces": [{{"type": "uts", "path": "{path}"}}]}}"#));
+            let error = namespaces.open(&Proc::host().unwrap()).err().unwrap();
+            assert_eq!(error.to_string(), format!("{message} [config.json /namespaces/0/path]"));
+        }
+    }
+
+    #[test]
+    fn the_runtimes_own_namespace_by_path_is_not_joined() {
+        let (namespaces, _) = plan(r#"{"namespaces": [{"type": "network", "path": "/proc/self/ns/net"}]}"#);
+        let joined = namespaces.open(&Proc::host().unwrap()).unwrap();
+        assert!(joined.is_own(Kind::Network) && joined.by_parent.is_empty());
+    }
+}

@@ -1,6 +1,7 @@
 //! Files and directories by descriptor.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::{Result, c_path, check, check_fd};
@@ -38,12 +39,77 @@ pub fn openat2(dir: impl AsFd, path: &Path, flags: i32, mode: u32, resolve: Reso
     })
 }
 
+/// `flistxattr(fd, list, size)` — the names of a file's extended attributes, each ended by a NUL; ERANGE when
+/// `list` is too small. See `flistxattr(2)`.
+pub fn flistxattr(fd: impl AsFd, list: &mut [u8]) -> Result<usize> {
+    // SAFETY: list is writable and as long as said.
+    let size = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
+    Ok(check(size as libc::c_long)? as usize)
+}
+
+/// `fgetxattr(fd, name, value, size)` — the value of an extended attribute; ERANGE when `value` is too small. See
+/// `fgetxattr(2)`.
+pub fn fgetxattr(fd: impl AsFd, name: &CStr, value: &mut [u8]) -> Result<usize> {
+    let (fd, into) = (fd.as_fd().as_raw_fd(), value.as_mut_ptr().cast());
+    // SAFETY: name is a C string, value is writable and as long as said.
+    let size = unsafe { libc::fgetxattr(fd, name.as_ptr(), into, value.len()) };
+    Ok(check(size as libc::c_long)? as usize)
+}
+
+/// `fsetxattr(fd, name, value, size, 0)` — sets an extended attribute. See `fsetxattr(2)`.
+pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
+    let (fd, from) = (fd.as_fd().as_raw_fd(), value.as_ptr().cast());
+    // SAFETY: name is a C string, value is as long as said.
+    check(unsafe { libc::fsetxattr(fd, name.as_ptr(), from, value.len(), 0) }.into())?;
+    Ok(())
+}
+
+/// `fchmodat2(fd, "", mode, AT_EMPTY_PATH)` — sets the mode of what an O_PATH descriptor names. See `chmod(2)`.
+/// Since Linux 6.6.
+pub fn fchmodat2(fd: impl AsFd, mode: u32) -> Result<()> {
+    let (fd, empty) = (fd.as_fd().as_raw_fd(), c"".as_ptr());
+    // SAFETY: the path is a static C string.
+    check(unsafe { libc::syscall(libc::SYS_fchmodat2, fd, empty, mode, libc::AT_EMPTY_PATH) })?;
+    Ok(())
+}
+
 /// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)` — marks every descriptor from `first` on to be closed by
 /// execve. See `close_range(2)`. Since Linux 5.11.
 pub fn close_range_cloexec(first: u32) -> Result<()> {
     // SAFETY: only flags of descriptors change; no descriptor becomes invalid.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
     Ok(())
+}
+
+/// `close_range(first, ~0, 0)` — closes every descriptor from `first` on. Sound only while none of them is owned
+/// by anything in this process: at its start. See `close_range(2)`. Since Linux 5.9.
+pub fn close_range(first: u32) -> Result<()> {
+    // SAFETY: nothing in this process owns a descriptor yet but stdio.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// `close_range` around `kept` — closes every descriptor from `first` on but those. Their owners in this process
+/// must never use nor drop them any more: for a process that is about to become another program.
+pub fn close_all_but(first: u32, kept: &[RawFd]) -> Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|&fd| fd as u32).filter(|&fd| fd >= first).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        if fd > from {
+            let to = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: the caller vouches that nobody uses them again.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) })?;
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// `fcntl(fd, F_GETFD)` — whether a descriptor of this number is open. See `fcntl(2)`.
+pub fn is_open(fd: u32) -> bool {
+    // SAFETY: reads the flags of a number, open or not.
+    check(unsafe { libc::fcntl(fd as i32, libc::F_GETFD) }.into()).is_ok()
 }
 
 /// `fcntl(fd, F_OFD_SETLK, {F_WRLCK, whole file})` — takes a write lock that belongs to the open file

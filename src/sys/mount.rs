@@ -1,7 +1,7 @@
 //! The mount API by descriptor: <https://man7.org/linux/man-pages/man2/fsopen.2.html> and its family.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -28,7 +28,7 @@ pub mod attr {
 pub enum Value<'a> {
     Flag,
     String(&'a str),
-    Fd(&'a OwnedFd),
+    Fd(BorrowedFd<'a>),
 }
 
 /// `fsopen(fstype, FSOPEN_CLOEXEC)` — opens a context for a new file system. See `fsopen(2)`. Since Linux 5.2.
@@ -67,6 +67,25 @@ pub fn fsconfig_create(fs: impl AsFd) -> Result<()> {
         libc::syscall(libc::SYS_fsconfig, fs.as_fd().as_raw_fd(), FSCONFIG_CMD_CREATE, null, null, 0)
     })?;
     Ok(())
+}
+
+/// `fsconfig(fs, FSCONFIG_CMD_RECONFIGURE)` — changes a mounted file system to the options set. See `fsconfig(2)`.
+/// Since Linux 5.2.
+pub fn fsconfig_reconfigure(fs: impl AsFd) -> Result<()> {
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: this command takes neither key nor value.
+    check(unsafe {
+        libc::syscall(libc::SYS_fsconfig, fs.as_fd().as_raw_fd(), FSCONFIG_CMD_RECONFIGURE, null, null, 0)
+    })?;
+    Ok(())
+}
+
+/// `fspick(mount, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)` — opens a context to change the options of a mounted
+/// file system. See `fspick(2)`. Since Linux 5.2.
+pub fn fspick(mount: impl AsFd) -> Result<OwnedFd> {
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: the path is a static C string.
+    check_fd(unsafe { libc::syscall(libc::SYS_fspick, mount.as_fd().as_raw_fd(), c"".as_ptr(), flags) })
 }
 
 /// `fsmount(fs, FSMOUNT_CLOEXEC, attr)` — a detached mount of a created file system. See `fsmount(2)`. Since
@@ -163,3 +182,6 @@ const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_SET_FD: u32 = 5;
 const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
+const FSPICK_CLOEXEC: u32 = 1;
+const FSPICK_EMPTY_PATH: u32 = 8;

@@ -65,6 +65,21 @@ pub fn pidfd_getfd(pidfd: impl AsFd, fd: RawFd) -> Result<OwnedFd> {
     check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), fd, 0) })
 }
 
+/// `ioctl(namespace, NS_GET_NSTYPE)` — which kind of namespace a file is, as its CLONE_NEW* flag; ENOTTY when it is
+/// none. See `ioctl_nsfs(2)`. Since Linux 4.11.
+pub fn ns_get_nstype(namespace: impl AsFd) -> Result<i32> {
+    // SAFETY: this request takes no argument.
+    check(unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), libc::NS_GET_NSTYPE) }.into())
+        .map(|flag| flag as i32)
+}
+
+/// `setdomainname(name, length)` — the NIS domain name of this process's uts namespace. See `setdomainname(2)`.
+pub fn setdomainname(name: &str) -> Result<()> {
+    // SAFETY: the pointer and length are those of one string, which the kernel only reads.
+    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())?;
+    Ok(())
+}
+
 /// `execveat(file, "", argv, envp, AT_EMPTY_PATH)` — runs an open file; returns only an error. See `execveat(2)`.
 /// Since Linux 3.19.
 pub fn fexecve(file: impl AsFd, argv: &[&CStr], envp: &[&CStr]) -> nix::errno::Errno {
@@ -106,12 +121,118 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd> {
 /// `rt_sigaction(signal, SIG_DFL)` for all signals and an empty mask — what execve should find. Rust's start-up
 /// ignores SIGPIPE, and an ignored signal or a mask would pass to the program. See `rt_sigaction(2)`.
 pub fn reset_signals() -> Result<()> {
-    /// The kernel's struct sigaction: handler, flags, restorer, mask; all zeroes is SIG_DFL.
-    const DEFAULT: [u64; 4] = [0; 4];
     for signal in (1..=64).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP) {
-        let old = std::ptr::null_mut::<u64>();
-        // SAFETY: DEFAULT is as large as the kernel's struct on every 64-bit architecture, 8 is its mask's size.
-        check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &DEFAULT, old, 8) })?;
+        reset_signal(signal)?;
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
+}
+
+/// The three sets that capset sets at once, a bit for each capability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+}
+
+/// The kernel's `struct __user_cap_header_struct`.
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+const CAP_HEADER: CapHeader = CapHeader { version: 0x2008_0522, pid: 0 };
+
+/// `capget({_LINUX_CAPABILITY_VERSION_3, 0}, data)` — the calling thread's capabilities. See `capget(2)`.
+pub fn capget() -> Result<Caps> {
+    let mut header = CAP_HEADER;
+    // struct __user_cap_data_struct[2]: effective, permitted, inheritable; the low 32 bits first.
+    let mut data = [[0u32; 3]; 2];
+    // SAFETY: header and data live across the call, and version 3 means two elements.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    let set = |i: usize| u64::from(data[0][i]) | u64::from(data[1][i]) << 32;
+    Ok(Caps { effective: set(0), permitted: set(1), inheritable: set(2) })
+}
+
+/// `capset({_LINUX_CAPABILITY_VERSION_3, 0}, data)` — sets the calling thread's capabilities. See `capset(2)`.
+pub fn capset(caps: Caps) -> Result<()> {
+    let mut header = CAP_HEADER;
+    let half =
+        |shift: u32| [caps.effective, caps.permitted, caps.inheritable].map(|set| (set >> shift) as u32);
+    let data = [half(0), half(32)];
+    // SAFETY: header and data live across the call, and version 3 means two elements.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) })?;
+    Ok(())
+}
+
+/// `prctl(PR_CAPBSET_READ, cap)` — whether the bounding set has a capability; EINVAL beyond the kernel's last.
+/// See `PR_CAPBSET_READ(2const)`.
+pub fn capbset_read(cap: u32) -> Result<bool> {
+    Ok(prctl(libc::PR_CAPBSET_READ, cap, 0)? != 0)
+}
+
+/// `prctl(PR_CAPBSET_DROP, cap)` — takes a capability from the bounding set for good; EINVAL beyond the kernel's
+/// last. See `PR_CAPBSET_DROP(2const)`.
+pub fn capbset_drop(cap: u32) -> Result<()> {
+    prctl(libc::PR_CAPBSET_DROP, cap, 0).map(drop)
+}
+
+/// `prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)` — empties the ambient set. See `PR_CAP_AMBIENT(2const)`.
+/// Since Linux 4.3.
+pub fn cap_ambient_clear_all() -> Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u32, 0).map(drop)
+}
+
+/// `prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap)` — adds a permitted and inheritable capability to the ambient
+/// set. See `PR_CAP_AMBIENT(2const)`. Since Linux 4.3.
+pub fn cap_ambient_raise(cap: u32) -> Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u32, cap).map(drop)
+}
+
+/// The prctl options above: numbers only, and the rest must be 0.
+fn prctl(option: i32, arg2: u32, arg3: u32) -> Result<libc::c_long> {
+    const UNUSED: libc::c_ulong = 0;
+    let (arg2, arg3) = (libc::c_ulong::from(arg2), libc::c_ulong::from(arg3));
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::prctl(option, arg2, arg3, UNUSED, UNUSED) }.into())
+}
+
+/// `getcwd(buffer, sizeof buffer)` — the working directory as the kernel tells it: `(unreachable)` comes first when
+/// it is not below the root. glibc's function hides that. See `getcwd(2)`.
+pub fn getcwd() -> Result<Vec<u8>> {
+    let mut buffer = vec![0u8; libc::PATH_MAX as usize];
+    // SAFETY: the kernel writes no more than the length that is given.
+    let length = check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) })?;
+    buffer.truncate((length as usize).saturating_sub(1)); // the NUL
+    Ok(buffer)
+}
+
+/// The standard streams.
+pub fn stdio() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: 0, 1 and 2 are open for as long as the program runs: Rust's start-up opens /dev/null where one is
+    // missing, and nothing closes them.
+    [0, 1, 2].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// `rt_sigaction(signal, SIG_DFL)` — gives one signal its default action. See `rt_sigaction(2)`.
+pub fn reset_signal(signal: i32) -> Result<()> {
+    /// The kernel's struct sigaction: handler, flags, restorer, mask; all zeroes is SIG_DFL.
+    const DEFAULT: [u64; 4] = [0; 4];
+    let old = std::ptr::null_mut::<u64>();
+    // SAFETY: DEFAULT is as large as the kernel's struct on every 64-bit architecture, 8 is its mask's size.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &DEFAULT, old, 8) })?;
+    Ok(())
+}
+
+/// `waitpid(-1, &status, WNOHANG)` — takes the status of one child that has ended: its exit code, or 128 + n if
+/// signal n killed it. None while every child lives, ECHILD without any. (nix's wrapper loses the status of a
+/// process that a real-time signal killed.) See `waitpid(2)`.
+pub fn wait_any() -> Result<Option<(Pid, i32)>> {
+    let mut status = 0;
+    // SAFETY: status lives across the call.
+    let pid = check(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) }.into())?;
+    let code =
+        if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    Ok((pid != 0).then_some((Pid::from_raw(pid as i32), code)))
 }

@@ -1,0 +1,345 @@
+//! `/mounts/N` without `bind`: a new file system by fsopen, fsconfig and fsmount.
+//!
+//! One option a call, so that a refusal names the option, and the kernel's own words come with it.
+//!
+//! <https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts>,
+//! <https://man7.org/linux/man-pages/man2/fsopen.2.html>
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+use nix::unistd::{fchdir, read};
+
+use crate::error::{At, Context, Field, Result};
+use crate::linux::mount_options::{FsOption, IVersion, Options};
+use crate::spec::Node;
+use crate::sys::fs::fsetxattr;
+use crate::sys::mount::{
+    Value, attr, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick,
+};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileSystem {
+    pub kind: String,
+    source: Option<String>,
+    options: Vec<FsOption>,
+    i_version: IVersion,
+    label: Label,
+}
+
+/// How `/linux/mountLabel`, an SELinux context, gets onto the file system.
+#[derive(Clone, Debug, PartialEq)]
+enum Label {
+    None,
+    /// For every file in it.
+    Context(String),
+    /// For its top directory: mqueue does not take the option.
+    Xattr(String),
+}
+
+/// The longest string that fsconfig(2) takes.
+const LONGEST: usize = 255; // bytes
+
+impl FileSystem {
+    /// `kind` is the type as the kernel knows it; relative directories of an overlay are the bundle's.
+    pub fn plan(mount: &Node, kind: &str, options: &Options, label: Option<&str>, bundle: &Path) -> Self {
+        let source = mount.string("source").filter(|source| !source.is_empty()).map(str::to_owned);
+        let mut list = options.file_system.clone();
+        if kind == "overlay" {
+            list = overlay(list, mount, bundle);
+        }
+        for option in list.iter().filter(|option| !is_directory(option)) {
+            if option.value.as_ref().is_some_and(|value| value.len() > LONGEST) {
+                let reason = format_args!("the value of {} is longer than {LONGEST} bytes", option.key);
+                mount.report().problem(option.field.clone(), reason);
+            }
+        }
+        // A device must not be written to, not even to replay its journal. The file systems that are no device
+        // may be one with the host's (sysfs, cgroup2, mqueue ...): these must stay writable there.
+        let device = source.as_ref().is_some_and(|source| source.starts_with('/'));
+        if device && options.attributes.set & attr::RDONLY != 0 {
+            list.push(FsOption { key: "ro".to_owned(), value: None, field: mount.at("options") });
+        }
+        let own = list.iter().any(|option| option.key.ends_with("context"));
+        let label = match (kind, label.filter(|label| !label.is_empty() && !own)) {
+            ("proc" | "sysfs" | "cgroup2", _) | (_, None) => Label::None,
+            ("mqueue", Some(label)) => Label::Xattr(label.to_owned()),
+            (_, Some(label)) => Label::Context(label.to_owned()),
+        };
+        Self { kind: kind.to_owned(), source, options: list, i_version: options.i_version.clone(), label }
+    }
+
+    /// Whether its top directory should get the mode of the one that it covers.
+    pub fn inherits_mode(&self) -> bool {
+        self.kind == "tmpfs" && !self.has("mode")
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.options.iter().any(|option| option.key == key)
+    }
+
+    /// Makes the file system; `mode` is an inherited one, `attributes` are those of fsmount(2). The mount is
+    /// attached nowhere yet.
+    pub fn mount(&self, mode: Option<u32>, attributes: u64) -> Result<OwnedFd> {
+        let fs = fsopen(&self.kind).context(|| format!("open file system {}", self.kind))?;
+        let set = |key: &str, value: &str| {
+            told(&fs, fsconfig_set(&fs, key, Value::String(value)), || format!("set {key}={value}"))
+        };
+        if let Some(source) = &self.source {
+            set("source", source)?;
+        }
+        if let Some(mode) = mode {
+            set("mode", &format!("{mode:04o}"))?;
+        }
+        if let Label::Context(label) = &self.label {
+            set("context", label)?;
+        }
+        set_all(&fs, &self.options)?;
+        told(&fs, fsconfig_create(&fs), || "create the file system".to_owned())?;
+        let mount = fsmount(&fs, attributes).context(|| "fsmount")?;
+        if let Label::Xattr(label) = &self.label {
+            let top =
+                openat(&mount, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                    .context(|| "open its top directory")?;
+            fsetxattr(&top, c"security.selinux", label.as_bytes())
+                .context(|| format!("set its security context {label}"))?;
+        }
+        Ok(mount)
+    }
+
+    pub fn sets_i_version(&self) -> bool {
+        self.i_version != IVersion::AsIs
+    }
+
+    /// Turns the version counter on or off, which only mount(2) can, and only on an attached mount. It sets all
+    /// flags anew, so it comes before the mount's attributes. Moves the working directory.
+    pub fn set_i_version(&self, mount_fd: impl AsFd) -> Result<()> {
+        let (on, field) = match &self.i_version {
+            IVersion::AsIs => return Ok(()),
+            IVersion::Count(field) => (true, field),
+            IVersion::DoNotCount(field) => (false, field),
+        };
+        let mut flags = MsFlags::MS_REMOUNT;
+        flags.set(MsFlags::MS_I_VERSION, on);
+        for option in &self.options {
+            match option.key.as_str() {
+                "ro" => flags.insert(MsFlags::MS_RDONLY),
+                "sync" => flags.insert(MsFlags::MS_SYNCHRONOUS),
+                "async" => flags.remove(MsFlags::MS_SYNCHRONOUS),
+                "lazytime" => flags.insert(MsFlags::MS_LAZYTIME),
+                "nolazytime" => flags.remove(MsFlags::MS_LAZYTIME),
+                _ => {}
+            }
+        }
+        const NONE: Option<&str> = None;
+        fchdir(mount_fd).context(|| "enter the mount")?;
+        mount(NONE, ".", NONE, flags, NONE).context(|| format!("set the version counter to {on}")).at(field)
+    }
+}
+
+/// Changes the options of the file system that is mounted on `mount`.
+pub fn reconfigure(mount: impl AsFd, options: &[FsOption]) -> Result<()> {
+    if options.is_empty() {
+        return Ok(());
+    }
+    let fs = fspick(mount).context(|| "open the mounted file system")?;
+    set_all(&fs, options)?;
+    told(&fs, fsconfig_reconfigure(&fs), || "reconfigure the file system".to_owned())
+}
+
+fn set_all(fs: &OwnedFd, options: &[FsOption]) -> Result<()> {
+    for option in options {
+        set_one(fs, option).at(&option.field)?;
+    }
+    Ok(())
+}
+
+fn set_one(fs: &OwnedFd, option: &FsOption) -> Result<()> {
+    let key = &option.key;
+    let Some(value) = &option.value else {
+        return told(fs, fsconfig_set(fs, key, Value::Flag), || format!("set {key}"));
+    };
+    if value.len() <= LONGEST {
+        return told(fs, fsconfig_set(fs, key, Value::String(value)), || format!("set {key}={value}"));
+    }
+    // A directory of an overlay: the kernel takes a descriptor since Linux 6.13.
+    let directory =
+        open(value.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .context(|| format!("open {key} {value}"))?;
+    let set = fsconfig_set(fs, key, Value::Fd(directory.as_fd()));
+    told(fs, set, || format!("set {key} to the directory {value}"))
+}
+
+/// Adds the text that the kernel left on the context to an error.
+fn told(fs: &OwnedFd, result: Result<(), Errno>, what: impl FnOnce() -> String) -> Result<()> {
+    result.context(|| {
+        let (mut what, mut line) = (what(), [0; 512]);
+        // One message a read, "e ", "w " or "i " first; ENODATA after the last.
+        while let Ok(length @ 1..) = read(fs, &mut line) {
+            let message = String::from_utf8_lossy(&line[..length]);
+            what += &format!(" ({})", message.get(2..).unwrap_or(&message).trim_end());
+        }
+        what
+    })
+}
+
+/// An option whose value is one directory.
+fn is_directory(option: &FsOption) -> bool {
+    matches!(option.key.as_str(), "lowerdir+" | "datadir+" | "upperdir" | "workdir")
+}
+
+/// The options of an overlay with absolute directories, and without trust in the layers' own redirects: one that
+/// an image brings could point at any file of the layers below it.
+fn overlay(options: Vec<FsOption>, mount: &Node, bundle: &Path) -> Vec<FsOption> {
+    let absolute = |path: &str| bundle.join(path).to_string_lossy().into_owned();
+    let mut list = Vec::with_capacity(options.len() + 2);
+    for option in options {
+        match (option.key.as_str(), &option.value) {
+            ("lowerdir", Some(value)) => lower(&option.field, value, mount, &absolute, &mut list),
+            (_, Some(value)) if is_directory(&option) => {
+                list.push(FsOption { value: Some(absolute(value)), ..option });
+            }
+            _ => list.push(option),
+        }
+    }
+    let has = |key: &str, values: &[&str]| {
+        let named =
+            |o: &FsOption| o.value.as_deref().is_some_and(|v| values.is_empty() || values.contains(&v));
+        list.iter().any(|option| option.key == key && named(option))
+    };
+    // Metadata-only copies and their digests work by redirects.
+    if !has("metacopy", &["on"]) && !has("verity", &["on", "require"]) {
+        let missing: Vec<_> = [("redirect_dir", "nofollow"), ("metacopy", "off")]
+            .into_iter()
+            .filter(|(key, _)| !has(key, &[]))
+            .collect();
+        for (key, value) in missing {
+            let (key, value) = (key.to_owned(), Some(value.to_owned()));
+            list.push(FsOption { key, value, field: mount.field().clone() });
+        }
+    }
+    list
+}
+
+/// `lowerdir=a:b::c`, with `\` before a `:` or `\` that belongs to a name; what follows `::` is a data-only layer.
+/// Left as it is where any kernel can take it so, else one option for each layer (Linux 6.5).
+fn lower(
+    field: &Field,
+    value: &str,
+    mount: &Node,
+    absolute: &dyn Fn(&str) -> String,
+    list: &mut Vec<FsOption>,
+) {
+    let mut layers = Vec::new();
+    let (mut key, mut layer) = ("lowerdir+", String::new());
+    let mut rest = value.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            ':' => {
+                layers.push((key, std::mem::take(&mut layer)));
+                key = if rest.next_if_eq(&':').is_some() { "datadir+" } else { "lowerdir+" };
+            }
+            '\\' => layer.extend(rest.next()),
+            _ => layer.push(character),
+        }
+    }
+    layers.push((key, layer));
+    if layers.iter().any(|(_, layer)| layer.is_empty()) {
+        return mount.report().problem(field.clone(), "a layer has an empty name");
+    }
+    let plain = value.len() <= LONGEST && layers.iter().all(|(_, layer)| layer.starts_with('/'));
+    if plain {
+        let (key, value) = ("lowerdir".to_owned(), Some(value.to_owned()));
+        return list.push(FsOption { key, value, field: field.clone() });
+    }
+    list.extend(layers.into_iter().map(|(key, layer)| {
+        let (key, value) = (key.to_owned(), Some(absolute(&layer)));
+        FsOption { key, value, field: field.clone() }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::mount_options;
+    use crate::spec::{Report, parse};
+
+    /// A file system of a bundle in /b as fsconfig gets it, and the problems.
+    fn planned(kind: &str, source: &str, options: &[&str], label: Option<&str>) -> (FileSystem, Vec<String>) {
+        let json = serde_json::json!({ "source": source, "options": options }).to_string();
+        let report = Report::default();
+        let map = parse(json.as_bytes(), &report).unwrap();
+        let node = Node::root(&map, &report);
+        let fs = FileSystem::plan(&node, kind, &mount_options::plan(&node), label, Path::new("/b"));
+        let problems = report.finish().err().map_or(Vec::new(), |e| e.problems().to_vec());
+        (fs, problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn set(fs: &FileSystem) -> Vec<String> {
+        let text =
+            |o: &FsOption| o.value.as_ref().map_or(o.key.clone(), |value| format!("{}={value}", o.key));
+        fs.options.iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_read_only_device_is_read_only_as_a_whole_but_what_the_host_shares_is_not() {
+        assert_eq!(set(&planned("ext4", "/dev/sdx", &["ro", "nosuid"], None).0), ["ro"]);
+        assert_eq!(set(&planned("ext4", "/dev/sdx", &["rw"], None).0), [""; 0]);
+        assert_eq!(set(&planned("cgroup2", "cgroup", &["ro"], None).0), [""; 0]);
+    }
+
+    #[test]
+    fn layers_of_an_overlay_become_absolute_and_their_redirects_are_not_followed() {
+        let long = format!("/{}", "x".repeat(253));
+        for (options, expected) in [
+            (&["lowerdir=/a:/b"][..], &["lowerdir=/a:/b", "redirect_dir=nofollow", "metacopy=off"][..]),
+            (
+                &["lowerdir=a\\:b:/c::d,e", "upperdir=u", "metacopy=on"],
+                &["lowerdir+=/b/a:b", "lowerdir+=/c", "datadir+=/b/d,e", "upperdir=/b/u", "metacopy=on"],
+            ),
+            (
+                &["lowerdir+=a,b:c", "workdir=/w", "metacopy=off"],
+                &["lowerdir+=/b/a,b:c", "workdir=/w", "metacopy=off", "redirect_dir=nofollow"],
+            ),
+            (
+                &[&format!("lowerdir={long}:/a"), "verity=on"],
+                &[&format!("lowerdir+={long}"), "lowerdir+=/a", "verity=on"],
+            ),
+        ] {
+            assert_eq!(set(&planned("overlay", "overlay", options, None).0), expected);
+        }
+    }
+
+    #[test]
+    fn a_label_is_set_where_the_file_system_takes_one() {
+        let label = |kind, options| planned(kind, "x", options, Some("a:b:c")).0.label;
+        assert_eq!(label("tmpfs", &[]), Label::Context("a:b:c".into()));
+        assert_eq!(label("tmpfs", &["context=\"d\""]), Label::None);
+        assert_eq!(label("mqueue", &[]), Label::Xattr("a:b:c".into()));
+        assert_eq!(label("proc", &[]), Label::None);
+        assert_eq!(label("sysfs", &[]), Label::None);
+    }
+
+    #[test]
+    fn only_a_tmpfs_without_a_mode_inherits_one() {
+        assert!(planned("tmpfs", "x", &["size=1"], None).0.inherits_mode());
+        assert!(!planned("tmpfs", "x", &["mode=755"], None).0.inherits_mode());
+        assert!(!planned("ramfs", "x", &[], None).0.inherits_mode());
+    }
+
+    #[test]
+    fn what_fsconfig_cannot_take_is_a_problem() {
+        let long = "x".repeat(256);
+        let problems = planned("tmpfs", "x", &["nosuid", &format!("mpol={long}")], None).1;
+        assert_eq!(problems, ["/options/1: the value of mpol is longer than 255 bytes"]);
+        assert_eq!(
+            planned("overlay", "x", &["lowerdir=/a::"], None).1,
+            ["/options/0: a layer has an empty name"]
+        );
+        assert!(planned("overlay", "x", &[&format!("upperdir=/{long}")], None).1.is_empty());
+    }
+}
