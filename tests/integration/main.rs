@@ -8,11 +8,19 @@ mod payload;
 mod sandbox;
 
 mod capabilities;
+mod check;
+mod cli;
+mod concurrency;
+mod crash;
+mod delete;
 mod device_rules;
 mod devices;
 mod hooks;
 mod keyring;
+mod kill;
 mod lifecycle;
+mod list;
+mod log;
 mod lsm;
 mod memory_policy;
 mod mount_options;
@@ -20,6 +28,8 @@ mod mounts;
 mod names;
 mod namespaces;
 mod net_devices;
+mod nginx;
+mod notify;
 mod paths;
 mod personality;
 mod process;
@@ -27,7 +37,11 @@ mod rdt;
 mod rlimits;
 mod rootfs;
 mod scheduling;
+mod spec;
+mod state;
+mod stdio_fds;
 mod sysctl;
+mod terminal;
 mod user;
 
 use std::env;
@@ -62,6 +76,20 @@ const TESTS: &[&[Test]] = &[
     hooks::TESTS,
     net_devices::TESTS,
     rdt::TESTS,
+    terminal::TESTS,
+    stdio_fds::TESTS,
+    notify::TESTS,
+    state::TESTS,
+    kill::TESTS,
+    delete::TESTS,
+    list::TESTS,
+    check::TESTS,
+    spec::TESTS,
+    log::TESTS,
+    cli::TESTS,
+    crash::TESTS,
+    concurrency::TESTS,
+    nginx::TESTS,
 ];
 
 fn main() -> ExitCode {

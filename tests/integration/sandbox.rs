@@ -615,7 +615,7 @@ pub fn link(from: &Path, to: &Path) {
 
 /// Waits for something that another process does in its own time.
 #[track_caller]
-pub fn eventually(what: &str, happened: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !happened() {
         assert!(Instant::now() < deadline, "never: {what}");

@@ -1,0 +1,119 @@
+//! keel killed with SIGKILL at any system call: `delete --force` then leaves nothing.
+//!
+//! A first run under strace lists the system calls of the command; then it is killed at one of them at a time, by
+//! strace's injection. CRASH=all tries every call instead of a sample.
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
+
+use crate::sandbox::{Output, Sandbox, eventually, keel, program};
+use crate::{needs, tests};
+
+tests![
+    a_create_killed_anywhere_leaves_nothing_after_delete,
+    a_start_killed_anywhere_leaves_nothing_after_delete,
+    a_delete_killed_anywhere_can_be_repeated,
+    a_run_killed_anywhere_leaves_nothing_after_delete,
+];
+
+/// The command under strace; the container's own processes are not traced.
+fn traced(c: &Sandbox, options: &[&str], args: &[&str]) -> Output {
+    let keel = c.command(args);
+    let mut strace = Command::new("strace");
+    strace.args(options).arg("--").arg(keel.get_program()).args(keel.get_args()).current_dir(c.bundle());
+    strace.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SANDBOX", &c.id);
+    c.execute(strace)
+}
+
+/// Each system call of a command as strace's injection counts it: its name, and the how manieth of that name.
+fn calls(c: &Sandbox, args: &[&str]) -> Vec<(String, u32)> {
+    let trace = c.dir.join("trace");
+    traced(c, &["-o", trace.to_str().unwrap()], args).ok();
+    let (mut counts, mut calls) = (HashMap::new(), Vec::new());
+    for line in fs::read_to_string(trace).unwrap().lines() {
+        let Some((name, _)) = line.split_once('(') else { continue };
+        if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            let count = counts.entry(name.to_owned()).or_insert(0);
+            *count += 1;
+            calls.push((name.to_owned(), *count));
+        }
+    }
+    // The last one ends the process anyway.
+    calls.retain(|(name, _)| name != "exit_group");
+    assert!(calls.len() > 20, "strace saw {calls:?}");
+    calls
+}
+
+/// Some 40 of the calls, spread evenly, and always those that the kernel's objects come from.
+fn sample(calls: Vec<(String, u32)>) -> Vec<(String, u32)> {
+    if std::env::var("CRASH").is_ok_and(|which| which == "all") {
+        return calls;
+    }
+    let step = calls.len().div_ceil(40);
+    let telling = [
+        "clone3", "mkdirat", "mkdir", "renameat", "rename", "sendmsg", "sendto", "recvmsg", "recvfrom",
+        "rmdir",
+    ];
+    let keep = |(i, (name, _)): &(usize, (String, u32))| i % step == 0 || telling.contains(&name.as_str());
+    calls.into_iter().enumerate().filter(keep).map(|(_, call)| call).collect()
+}
+
+/// Kills the command at each of its calls, in a new sandbox each time.
+fn killed_at_each(prepare: fn(&mut Sandbox), args: fn(&Sandbox) -> Vec<String>, after: fn(&Sandbox)) {
+    let trial = |inject: Option<&(String, u32)>| {
+        let mut c = Sandbox::new();
+        prepare(&mut c);
+        let words = args(&c);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let Some((name, count)) = inject else { return calls(&c, &words) };
+        let inject = format!("inject={name}:signal=SIGKILL:when={count}");
+        let output = traced(&c, &["-o", "/dev/null", "-e", &format!("trace={name}"), "-e", &inject], &words);
+        let killed = output.code == 137;
+        after(&c);
+        c.delete_force().ok();
+        // What init inherited, it gives up as soon as it sees that its parent is gone.
+        eventually(
+            &format!("nothing is left after a kill at {name} {count} ({killed}): {:?}", c.left()),
+            || c.left().is_empty(),
+        );
+        Vec::new()
+    };
+    for call in sample(trial(None)) {
+        trial(Some(&call));
+    }
+}
+
+fn a_create_killed_anywhere_leaves_nothing_after_delete() {
+    needs!(keel(), program("strace"));
+    let prepare = |c: &mut Sandbox| c.acts("pause").write_config();
+    killed_at_each(prepare, |c| vec!["create".into(), c.id.clone()], |_| ());
+}
+
+fn a_start_killed_anywhere_leaves_nothing_after_delete() {
+    needs!(keel(), program("strace"));
+    let prepare = |c: &mut Sandbox| drop(c.acts("pause").created());
+    killed_at_each(
+        prepare,
+        |c| vec!["start".into(), c.id.clone()],
+        |c| {
+            // Whether it was started or not, it is one of the two, and says so at once.
+            assert!(["created", "running"].contains(&c.status().as_str()));
+        },
+    );
+}
+
+fn a_delete_killed_anywhere_can_be_repeated() {
+    needs!(keel(), program("strace"));
+    killed_at_each(
+        |c: &mut Sandbox| drop(c.running()),
+        |c| vec!["delete".into(), "--force".into(), c.id.clone()],
+        |_| (),
+    );
+}
+
+fn a_run_killed_anywhere_leaves_nothing_after_delete() {
+    needs!(keel(), program("strace"));
+    let prepare = |c: &mut Sandbox| c.acts("exit 0").write_config();
+    killed_at_each(prepare, |c| vec!["run".into(), c.id.clone()], |_| ());
+}

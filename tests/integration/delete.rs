@@ -1,0 +1,122 @@
+//! `delete`: what it refuses, and that nothing is left after it.
+
+use std::fs;
+
+use crate::sandbox::{Sandbox, eventually, keel, processes_of};
+use crate::{needs, tests};
+
+tests![
+    a_running_container_is_not_deleted,
+    a_created_container_is_killed_and_deleted,
+    a_stopped_container_is_deleted,
+    force_kills_a_running_container,
+    force_of_a_missing_container_succeeds,
+    a_missing_container_is_an_error,
+    force_takes_children_in_the_hosts_pid_namespace_along,
+    children_that_outlive_init_are_deleted_with_it,
+    a_nested_cgroup_is_deleted,
+    the_bundle_is_left_as_it_is,
+    a_container_whose_bundle_is_gone_is_deleted,
+    another_containers_cgroup_stays,
+];
+
+fn a_running_container_is_not_deleted() {
+    let mut c = Sandbox::new();
+    let pid = c.running().pid();
+    assert!(c.delete().fails().contains("running"));
+    assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
+}
+
+fn a_created_container_is_killed_and_deleted() {
+    let c = Sandbox::new();
+    c.created();
+    c.delete().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn a_stopped_container_is_deleted() {
+    let mut c = Sandbox::new();
+    c.acts("exit 0").created().start().ok();
+    c.wait_stopped();
+    c.delete().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+    assert!(c.delete().fails().contains("does not exist"));
+}
+
+fn force_kills_a_running_container() {
+    let mut c = Sandbox::new();
+    c.running();
+    c.delete_force().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn force_of_a_missing_container_succeeds() {
+    Sandbox::new().delete_force().ok();
+}
+
+fn a_missing_container_is_an_error() {
+    assert!(Sandbox::new().delete().fails().contains("does not exist"));
+}
+
+fn force_takes_children_in_the_hosts_pid_namespace_along() {
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 3 ; pause").created().start().ok();
+    c.wait_printed("ok");
+    eventually("all four are there", || processes_of(&c.id).len() == 4);
+    c.delete_force().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn children_that_outlive_init_are_deleted_with_it() {
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 2 ; exit 0").created().start().ok();
+    c.wait_stopped();
+    assert_eq!(processes_of(&c.id).len(), 2);
+    c.delete_force().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn a_nested_cgroup_is_deleted() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.without_mount("/sys/fs/cgroup");
+    c.mount(serde_json::json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+    c.acts("mkdir /sys/fs/cgroup/a ; mkdir /sys/fs/cgroup/a/b ; await TERM").created().start().ok();
+    c.wait_printed("ok\nok\nwaiting");
+    assert!(c.cgroup().join("a/b").is_dir());
+    c.kill("TERM").ok();
+    c.wait_stopped();
+    c.delete().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn the_bundle_is_left_as_it_is() {
+    let mut c = Sandbox::new();
+    c.write("/keep/me", "kept");
+    c.running();
+    c.delete_force().ok();
+    assert_eq!(fs::read_to_string(c.rootfs().join("keep/me")).unwrap(), "kept");
+    assert!(c.bundle().join("config.json").exists());
+}
+
+fn a_container_whose_bundle_is_gone_is_deleted() {
+    let mut c = Sandbox::new();
+    c.running();
+    fs::rename(c.bundle(), c.dir.join("moved")).unwrap();
+    let mut command = c.command(&["delete", "--force", &c.id]);
+    c.execute({
+        command.current_dir("/");
+        command
+    })
+    .ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn another_containers_cgroup_stays() {
+    let (mut a, mut b) = (Sandbox::new(), Sandbox::new());
+    a.running();
+    b.running();
+    a.delete_force().ok();
+    assert_eq!(b.status(), "running");
+    assert!(b.cgroup().is_dir() || !crate::sandbox::is_keel());
+}

@@ -1,0 +1,126 @@
+//! `kill`: names, numbers, whom it reaches, and when it is refused.
+
+use crate::sandbox::{Sandbox, eventually, keel, processes_of};
+use crate::{needs, tests};
+
+tests![
+    every_way_of_writing_a_signal_works,
+    the_default_is_term,
+    real_time_signals_work,
+    an_unknown_signal_is_refused,
+    a_stopped_container_is_not_running,
+    a_created_container_dies_of_term,
+    a_created_container_dies_of_kill,
+    kill_reaches_init_only,
+    kill_all_reaches_every_process,
+    kill_in_a_shared_pid_namespace_takes_the_children_along,
+    signal_zero_tells_whether_it_runs,
+];
+
+fn awaiting(signal: &str) -> Sandbox {
+    let mut c = Sandbox::new();
+    c.acts(&format!("await {signal}")).created().start().ok();
+    c.wait_printed("waiting");
+    c
+}
+
+fn every_way_of_writing_a_signal_works() {
+    for text in ["USR1", "SIGUSR1", "usr1", "sigusr1", "10"] {
+        let c = awaiting("USR1");
+        c.kill(text).ok();
+        c.wait_printed("USR1");
+    }
+}
+
+fn the_default_is_term() {
+    let c = awaiting("TERM");
+    c.keel(&["kill", &c.id]).ok();
+    c.wait_printed("TERM");
+}
+
+fn real_time_signals_work() {
+    needs!(keel());
+    // The payload cannot await them by name; without a handler it lives on as pid 1, so that 0 is the proof.
+    let mut c = Sandbox::new();
+    c.running();
+    for text in ["RTMIN", "RTMIN+3", "SIGRTMIN+30", "RTMAX", "RTMAX-2", "34", "64"] {
+        c.kill(text).ok();
+    }
+    for text in ["RTMIN+31", "RTMAX-31", "65", "RTMIN-1"] {
+        c.kill(text).fails();
+    }
+}
+
+fn an_unknown_signal_is_refused() {
+    let mut c = Sandbox::new();
+    c.running();
+    for text in ["NONESUCH", "SIG", "-1", "65", "1x", "99999999999"] {
+        c.keel(&["kill", "--", &c.id, text]).fails();
+    }
+    assert_eq!(c.status(), "running");
+}
+
+fn a_stopped_container_is_not_running() {
+    let mut c = Sandbox::new();
+    c.acts("exit 0").created().start().ok();
+    c.wait_stopped();
+    for signal in ["TERM", "KILL"] {
+        assert!(c.kill(signal).fails().contains("not running"));
+    }
+}
+
+/// pid 1 ignores what it has no handler for, and a created container is pid 1 already.
+fn a_created_container_dies_of_term() {
+    let c = Sandbox::new();
+    c.created();
+    c.kill("TERM").ok();
+    c.wait_stopped();
+    c.delete().ok();
+}
+
+fn a_created_container_dies_of_kill() {
+    let c = Sandbox::new();
+    c.created();
+    c.kill("KILL").ok();
+    c.wait_stopped();
+    c.start().fails();
+    c.delete().ok();
+}
+
+fn kill_reaches_init_only() {
+    let mut c = Sandbox::new();
+    c.acts("spawn 2 ; await USR1 ; pause").created().start().ok();
+    c.wait_printed("waiting");
+    c.kill("USR1").ok();
+    c.wait_printed("USR1");
+    assert_eq!(processes_of(&c.id).len(), 3);
+}
+
+fn kill_all_reaches_every_process() {
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 3 ; pause").created().start().ok();
+    c.wait_printed("ok");
+    eventually("all four are there", || processes_of(&c.id).len() == 4);
+    c.keel(&["kill", "--all", &c.id, "KILL"]).ok();
+    eventually("all four are gone", || processes_of(&c.id).is_empty());
+    c.wait_stopped();
+}
+
+/// In a pid namespace of its own the kernel sees to that.
+fn kill_in_a_shared_pid_namespace_takes_the_children_along() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 3 ; pause").created().start().ok();
+    c.wait_printed("ok");
+    eventually("all four are there", || processes_of(&c.id).len() == 4);
+    c.kill("KILL").ok();
+    eventually("all four are gone", || processes_of(&c.id).is_empty());
+}
+
+fn signal_zero_tells_whether_it_runs() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.running();
+    c.kill("0").ok();
+    assert_eq!(c.status(), "running");
+}

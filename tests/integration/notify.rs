@@ -1,0 +1,81 @@
+//! sd_notify: READY=1 of the payload reaches the caller's NOTIFY_SOCKET.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use crate::sandbox::{Sandbox, keel};
+use crate::{needs, tests};
+
+tests![
+    ready_is_relayed_by_run,
+    ready_is_relayed_by_start_which_waits_for_it,
+    a_payload_that_dies_unready_does_not_hang_start,
+    without_a_socket_the_payload_has_none,
+];
+
+fn socket(c: &Sandbox) -> UnixDatagram {
+    let socket = UnixDatagram::bind(c.dir.join("notify.sock")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+/// All that arrives until READY=1.
+fn received(socket: &UnixDatagram) -> String {
+    let (mut all, mut bytes) = (String::new(), [0; 4096]);
+    while !all.contains("READY=1") {
+        let n = socket.recv(&mut bytes).unwrap_or_else(|e| panic!("{e} after {all:?}"));
+        all.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        all.push('\n');
+    }
+    all
+}
+
+fn ready_is_relayed_by_run() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("notify READY=1 ; await TERM").write_config();
+    let mut command = c.command(&["run", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    let run = c.spawn(command);
+    received(&host);
+    c.wait_printed("waiting");
+    c.kill("TERM").ok();
+    assert_eq!(run.wait().ok().stdout, "ok\nwaiting\nTERM\n");
+}
+
+fn ready_is_relayed_by_start_which_waits_for_it() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("await USR1 ; notify READY=1 ; pause").write_config();
+    let with_socket = |name: &str| {
+        let mut command = c.command(&[name, &c.id]);
+        command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+        command
+    };
+    c.execute(with_socket("create")).ok();
+    let start = c.spawn(with_socket("start"));
+    c.wait_printed("waiting");
+    assert!(std::path::Path::new(&format!("/proc/{}", start.pid())).exists());
+    c.kill("USR1").ok();
+    start.wait().ok();
+    received(&host);
+}
+
+fn a_payload_that_dies_unready_does_not_hang_start() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let _host = socket(&c);
+    c.acts("exit 0").write_config();
+    for name in ["create", "start"] {
+        let mut command = c.command(&[name, &c.id]);
+        command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+        c.execute(command);
+    }
+    c.wait_stopped();
+}
+
+fn without_a_socket_the_payload_has_none() {
+    assert_eq!(Sandbox::new().does("env NOTIFY_SOCKET"), [""]);
+}
