@@ -646,7 +646,7 @@ pub mod tests {
         state.set_init(Pid::this()).unwrap();
         state.cgroup = Some("/keel/c".into());
         state.annotations = [("a\"b".to_string(), "\u{e4}\n".to_string())].into();
-        state.rdt = Some(serde_json::json!({"group": "x"}));
+        state.rdt = Some(serde_json::from_str(r#"["/sys/fs/resctrl/c"]"#).unwrap());
         container.write_state(&state).unwrap();
         let read = container.state().unwrap();
         let json = |state: &State| serde_json::to_value(state).unwrap();

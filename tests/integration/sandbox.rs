@@ -434,7 +434,8 @@ impl Sandbox {
     pub fn refused(&self, field: &str) -> String {
         self.write_config();
         let error = self.keel(&["create", &self.id]).fails();
-        let named = [format!("{field}: "), format!("[config.json {field}]")];
+        // The field or what lies below it.
+        let named = [format!("{field}: "), format!("[config.json {field}]"), format!("{field}/")];
         assert!(
             !is_keel() || named.iter().any(|name| error.contains(name)),
             "{field} is not named in: {error}"
