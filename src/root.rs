@@ -96,6 +96,11 @@ impl AsFd for Root {
     }
 }
 
+/// An absolute path without `.`, `..` and doubled slashes, as config.json's paths are compared.
+pub fn clean(path: &Path) -> PathBuf {
+    Path::new("/").join(names(path).into_iter().collect::<PathBuf>())
+}
+
 /// The names of a path; `..` at the top stays at the top, as inside a root.
 fn names(path: &Path) -> Vec<&OsStr> {
     let mut names = Vec::new();
