@@ -23,6 +23,7 @@ pub mod bundle;
 pub mod container;
 pub mod init;
 pub mod plan;
+pub mod relay;
 pub mod spawn;
 pub mod sync;
 

@@ -106,12 +106,30 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd> {
 /// `rt_sigaction(signal, SIG_DFL)` for all signals and an empty mask — what execve should find. Rust's start-up
 /// ignores SIGPIPE, and an ignored signal or a mask would pass to the program. See `rt_sigaction(2)`.
 pub fn reset_signals() -> Result<()> {
-    /// The kernel's struct sigaction: handler, flags, restorer, mask; all zeroes is SIG_DFL.
-    const DEFAULT: [u64; 4] = [0; 4];
     for signal in (1..=64).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP) {
-        let old = std::ptr::null_mut::<u64>();
-        // SAFETY: DEFAULT is as large as the kernel's struct on every 64-bit architecture, 8 is its mask's size.
-        check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &DEFAULT, old, 8) })?;
+        reset_signal(signal)?;
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
+}
+
+/// `rt_sigaction(signal, SIG_DFL)` — gives one signal its default action. See `rt_sigaction(2)`.
+pub fn reset_signal(signal: i32) -> Result<()> {
+    /// The kernel's struct sigaction: handler, flags, restorer, mask; all zeroes is SIG_DFL.
+    const DEFAULT: [u64; 4] = [0; 4];
+    let old = std::ptr::null_mut::<u64>();
+    // SAFETY: DEFAULT is as large as the kernel's struct on every 64-bit architecture, 8 is its mask's size.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &DEFAULT, old, 8) })?;
+    Ok(())
+}
+
+/// `waitpid(-1, &status, WNOHANG)` — takes the status of one child that has ended: its exit code, or 128 + n if
+/// signal n killed it. None while every child lives, ECHILD without any. (nix's wrapper loses the status of a
+/// process that a real-time signal killed.) See `waitpid(2)`.
+pub fn wait_any() -> Result<Option<(Pid, i32)>> {
+    let mut status = 0;
+    // SAFETY: status lives across the call.
+    let pid = check(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) }.into())?;
+    let code =
+        if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    Ok((pid != 0).then_some((Pid::from_raw(pid as i32), code)))
 }
