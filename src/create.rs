@@ -190,7 +190,7 @@ impl Making<'_> {
         if mode != Mode::Create {
             await_execution(&spawned)?;
         }
-        let sized = plan.terminal().is_some_and(|terminal| terminal.has_size());
+        let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
         Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, terminal, sized })
     }
 

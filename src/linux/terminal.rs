@@ -60,13 +60,6 @@ fn read_length(size: &Node, key: &str) -> Option<u16> {
         .ok()
 }
 
-impl Terminal {
-    /// Whether the config gives its size, which the caller's terminal then must not change.
-    pub fn has_size(&self) -> bool {
-        self.size.is_some()
-    }
-}
-
 /// A pseudo-terminal. Dropping it closes this process's side of both ends; the process keeps the other end as
 /// its standard streams.
 pub struct Pty {
@@ -175,36 +168,13 @@ fn open_console(root: &Root) -> Result<OwnedFd> {
         Ok(console) => {
             let kind = SFlag::from_bits_truncate(fstat(&console)?.st_mode) & SFlag::S_IFMT;
             if kind != SFlag::S_IFREG && kind != SFlag::S_IFCHR {
-                return Err(Error::new("use /dev/console in the rootfs: it is neither a file nor a device"));
+                return Err(Error::new(
+                    "use /dev/console in the rootfs: it is a link, or neither a file nor a device",
+                ));
             }
             Ok(console)
         }
     }
-}
-
-/// Connects to the socket at `path`, on the host, that shall receive the master.
-pub fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
-    let connected = || -> Result<OwnedFd, Errno> {
-        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        match UnixAddr::new(path) {
-            Err(Errno::ENAMETOOLONG) => {
-                // An address holds 107 bytes, and callers' state directories are deep.
-                let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-                let short = format!("/proc/self/fd/{}", file.as_raw_fd());
-                connect(socket.as_raw_fd(), &UnixAddr::new(short.as_str())?)?;
-            }
-            address => connect(socket.as_raw_fd(), &address?)?,
-        }
-        Ok(socket)
-    };
-    connected().context(|| format!("connect to console socket {}", path.display()))
-}
-
-/// Receives a master that [`Pty::send_master`] sent.
-pub fn receive_master(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
-    receive_fd(socket)
-        .and_then(|master| master.ok_or(Errno::ECONNRESET))
-        .context(|| "receive the terminal of the container")
 }
 
 #[cfg(test)]
@@ -229,7 +199,7 @@ mod tests {
         assert_eq!(planned(r#"{"terminal": false, "consoleSize": {"height": "x"}}"#).unwrap(), None);
         assert_eq!(planned(r#"{"consoleSize": 7}"#).unwrap(), None);
         assert_eq!(size(r#"{"terminal": true}"#), None);
-        assert_eq!(size(r#"{"terminal": true, "consoleSize": {"height": 0, "width": 0}}"#), None);
+        assert_eq!(size(r#"{"terminal": true, "consoleSize": {"height": 0, "width": 80}}"#), None);
         assert_eq!(
             size(r#"{"terminal": true, "consoleSize": {"height": 25, "width": 65535}}"#),
             Some((25, 65535))
