@@ -1,1 +1,42 @@
+//! `keel check`: everything that is wrong with a bundle's config.json, each with its JSON pointer. It creates
+//! nothing, so it says what `create` finds before it touches the kernel.
 
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::bundle::Bundle;
+use crate::error::{Error, Problem, Result};
+use crate::plan::Plan;
+use crate::spec::Report;
+
+/// What was found, one a line, and the error that there were problems among it.
+pub fn check(dir: &Path) -> (String, Result<()>) {
+    let report = Report::default();
+    let bundle = match Bundle::load(dir, &report) {
+        Ok(bundle) => bundle,
+        Err(e) => return (String::new(), Err(e)),
+    };
+    // JOINT: the plan itself is not needed, only what it reports.
+    Plan::new(&bundle, &report);
+    match report.finish() {
+        Ok(warnings) => (lines(&warnings, "warning: "), Ok(())),
+        Err(error) => {
+            let found = match error.problems().len() {
+                1 => "1 problem".to_string(),
+                n => format!("{n} problems"),
+            };
+            let path = bundle.dir.join("config.json");
+            let summary = Error::new(format!("check {}: {found}", path.display()));
+            (lines(error.problems(), ""), Err(summary))
+        }
+    }
+}
+
+fn lines(found: &[Problem], severity: &str) -> String {
+    let mut text = String::new();
+    for Problem { field, reason } in found {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "config.json {field}: {severity}{reason}");
+    }
+    text
+}

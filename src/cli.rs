@@ -1,1 +1,518 @@
+//! The command line: runc's commands and flags, so that a caller does not notice that it is not runc.
+//!
+//! The command is found before clap is called, and clap gets the options of that one only: building a parser
+//! for all of them would cost a tenth of the time that `keel state` takes.
 
+mod argv;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+pub use argv::{command_name, normalise};
+
+use crate::error::{Error, Result};
+use crate::list::Format;
+use crate::log;
+
+// Comments of these structs are not doc comments, which clap would print as help.
+
+// Accepted before and after the command.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Directory that holds the state of all containers [default: /run/keel, or $XDG_RUNTIME_DIR/keel for users]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// File that the log is appended to; without it warnings go to stderr
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Format of the log file: text or json
+    #[arg(long, value_name = "FORMAT", value_parser = log_format)]
+    log_format: Option<log::Format>,
+    /// Least severe messages to log: debug, info, warning or error [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = log_level)]
+    log_level: Option<log::Level>,
+    /// The same as --log-level debug
+    #[arg(long)]
+    debug: bool,
+    /// The same as --cgroup-manager systemd
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Who makes the cgroups, with disabled nobody [default: cgroupfs]
+    #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
+    cgroup_manager: Option<String>,
+    /// Whether to run without privileges [default: auto]
+    #[arg(long, value_name = "WHEN", value_parser = ["true", "false", "auto"])]
+    rootless: Option<String>,
+}
+
+impl Global {
+    /// The directory that holds the state of all containers.
+    pub fn root(&self) -> PathBuf {
+        if let Some(root) = &self.root {
+            return root.clone();
+        }
+        let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+        match user_dir {
+            Some(dir) if !nix::unistd::geteuid().is_root() => PathBuf::from(dir).join("keel"),
+            _ => PathBuf::from("/run/keel"),
+        }
+    }
+
+    /// Whether `--root` was given: a default that does not exist yet holds no containers, another is an error.
+    pub fn has_root(&self) -> bool {
+        self.root.is_some()
+    }
+
+    pub fn open_log(&self) -> Result<()> {
+        let level = self.log_level.unwrap_or(log::Level::Info);
+        let least = if self.debug { log::Level::Debug } else { level };
+        log::open(self.log.as_deref(), self.log_format.unwrap_or_default(), least)
+    }
+
+    /// What is asked for and not there yet is an error, never ignored.
+    pub fn check(&self) -> Result<()> {
+        let manager = self.cgroup_manager.as_deref();
+        if self.systemd_cgroup && manager.is_some_and(|manager| manager != "systemd") {
+            return Err(Error::new("--systemd-cgroup contradicts --cgroup-manager"));
+        }
+        if self.systemd_cgroup || manager == Some("systemd") {
+            return Err(Error::new("the systemd cgroup driver is not supported yet"));
+        }
+        if manager == Some("disabled") {
+            return Err(Error::new(
+                "running without a cgroup (--cgroup-manager disabled) is not supported yet",
+            ));
+        }
+        if self.rootless.as_deref() == Some("true") {
+            return Err(Error::new("running without privileges (--rootless true) is not supported yet"));
+        }
+        Ok(())
+    }
+}
+
+fn log_format(text: &str) -> Result<log::Format, &'static str> {
+    match text {
+        "text" => Ok(log::Format::Text),
+        "json" => Ok(log::Format::Json),
+        _ => Err("must be text or json"),
+    }
+}
+
+fn log_level(text: &str) -> Result<log::Level, &'static str> {
+    match text {
+        "debug" => Ok(log::Level::Debug),
+        "info" => Ok(log::Level::Info),
+        "warning" | "warn" => Ok(log::Level::Warning),
+        "error" => Ok(log::Level::Error),
+        _ => Err("must be debug, info, warning or error"),
+    }
+}
+
+// What `create` and `run` have in common.
+#[derive(Args, Debug)]
+pub struct CreateOptions {
+    /// The directory that holds the state of all containers.
+    #[arg(skip)]
+    pub root: PathBuf,
+    /// Name of the new container
+    pub id: String,
+    /// Directory with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Unix socket that is sent the master side of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket that is sent a pidfd of the container's process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// File that the pid of the container's process is written to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Move the root file system to / instead of pivoting, for hosts that run from a ramdisk
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass this many descriptors, from number 3 on, to the container's process
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub preserve_fds: u32,
+}
+
+#[derive(Args, Debug)]
+pub struct RunOptions {
+    #[command(flatten)]
+    pub create: CreateOptions,
+    /// Return as soon as the container's process runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keep the container after its process has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// Leave orphans of the container to the caller
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Id {
+    /// Name of the container
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct KillOptions {
+    /// Name of the container
+    pub id: String,
+    /// Signal by name (KILL, SIGKILL, RTMIN+1) or number
+    #[arg(default_value = "TERM")]
+    pub signal: String,
+    /// Send it to every process of the container; a container that has stopped is no error then
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DeleteOptions {
+    /// Name of the container
+    pub id: String,
+    /// Kill it if it still runs; a container that does not exist is no error
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ListOptions {
+    /// table or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    format: String,
+    /// Print the names only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl ListOptions {
+    pub fn format(&self) -> Format {
+        match self.format.as_str() {
+            _ if self.quiet => Format::Quiet,
+            "json" => Format::Json,
+            _ => Format::Table,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct SpecOptions {
+    /// Directory to write config.json in
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    // For a container that runs without privileges; the global option of this name, without a value.
+    #[arg(skip)]
+    pub rootless: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckOptions {
+    /// Directory with config.json
+    #[arg(default_value = ".")]
+    pub bundle: PathBuf,
+}
+
+#[derive(Debug)]
+pub enum Operation {
+    Create(CreateOptions),
+    Run(RunOptions),
+    Start(Id),
+    State(Id),
+    Kill(KillOptions),
+    Delete(DeleteOptions),
+    List(ListOptions),
+    Spec(SpecOptions),
+    Check(CheckOptions),
+    /// Help or the version, for stdout.
+    Print(String),
+}
+
+/// One command: its name, what it does, its options, and how they are read.
+struct Entry {
+    name: &'static str,
+    about: &'static str,
+    options: fn(Command) -> Command,
+    read: fn(&ArgMatches) -> Result<Operation, clap::Error>,
+}
+
+#[rustfmt::skip]
+static COMMANDS: [Entry; 9] = [
+    Entry {
+        name: "create", about: "Create a container from a bundle; its program waits for start",
+        options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
+    },
+    Entry {
+        name: "run", about: "Create a container and start it",
+        options: with_global::<RunOptions>, read: |m| RunOptions::from_arg_matches(m).map(Operation::Run),
+    },
+    Entry {
+        name: "start", about: "Start the program of a created container",
+        options: with_global::<Id>, read: |m| Id::from_arg_matches(m).map(Operation::Start),
+    },
+    Entry {
+        name: "state", about: "Print the state of a container as JSON",
+        options: with_global::<Id>, read: |m| Id::from_arg_matches(m).map(Operation::State),
+    },
+    Entry {
+        name: "kill", about: "Send a signal to the process of a container",
+        options: with_global::<KillOptions>, read: |m| KillOptions::from_arg_matches(m).map(Operation::Kill),
+    },
+    Entry {
+        name: "delete", about: "Delete a container that has stopped or was not started",
+        options: with_global::<DeleteOptions>, read: |m| DeleteOptions::from_arg_matches(m).map(Operation::Delete),
+    },
+    Entry {
+        name: "list", about: "List the containers",
+        options: with_global::<ListOptions>, read: |m| ListOptions::from_arg_matches(m).map(Operation::List),
+    },
+    Entry {
+        name: "spec", about: "Write a config.json to begin with",
+        options: with_rootless, read: |m| SpecOptions::from_arg_matches(m).map(Operation::Spec),
+    },
+    Entry {
+        name: "check", about: "Say everything that is wrong with a bundle's config.json; creates nothing",
+        options: with_global::<CheckOptions>, read: |m| CheckOptions::from_arg_matches(m).map(Operation::Check),
+    },
+];
+
+fn with_global<T: Args>(command: Command) -> Command {
+    Global::augment_args(T::augment_args(command))
+}
+
+fn with_rootless(command: Command) -> Command {
+    with_global::<SpecOptions>(command).mut_arg("rootless", |arg| {
+        let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        arg.hide_possible_values(true)
+            .help("For a container that runs without privileges, as the calling user")
+    })
+}
+
+/// The parser of one command.
+fn command(entry: &Entry) -> Command {
+    // As with runc, the last one of a repeated option counts.
+    let command = Command::new(entry.name).bin_name(format!("keel {}", entry.name)).args_override_self(true);
+    (entry.options)(command).about(entry.about)
+}
+
+/// The parser of a line without a command, which can only ask for help or be wrong.
+fn no_command() -> Command {
+    let version = Arg::new("version").short('v').long("version").action(ArgAction::Version);
+    let keel = Command::new("keel")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .subcommand_required(true)
+        .arg(version.help("Print the version"))
+        .subcommands(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about)));
+    Global::augment_args(keel).about("Runs OCI containers")
+}
+
+/// As runc prints it, for callers that parse it.
+fn version() -> String {
+    let commit = option_env!("KEEL_COMMIT").map_or(String::new(), |commit| format!("commit: {commit}\n"));
+    format!("keel version {}\n{commit}spec: {}\n", env!("CARGO_PKG_VERSION"), crate::container::OCI_VERSION)
+}
+
+/// Reads a command line that [`normalise`] made.
+pub fn parse(args: &[OsString]) -> Result<(Global, Operation)> {
+    match try_parse(args) {
+        Ok(parsed) => Ok(parsed),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayVersion => Ok((Global::default(), Operation::Print(version()))),
+            ErrorKind::DisplayHelp => Ok((Global::default(), Operation::Print(error.render().to_string()))),
+            _ => Err(usage(&error)),
+        },
+    }
+}
+
+fn try_parse(args: &[OsString]) -> Result<(Global, Operation), clap::Error> {
+    let (entry, args) = split(args);
+    let Some(entry) = entry else {
+        no_command().try_get_matches_from(args)?;
+        return Err(clap::Error::raw(ErrorKind::MissingSubcommand, "a command is required"));
+    };
+    let matches = command(entry).try_get_matches_from(args)?;
+    let mut global = Global::from_arg_matches(&matches)?;
+    let mut operation = (entry.read)(&matches)?;
+    match &mut operation {
+        Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => create.root = global.root(),
+        Operation::Spec(spec) => spec.rootless = global.rootless.take().is_some_and(|when| when == "true"),
+        _ => {}
+    }
+    Ok((global, operation))
+}
+
+/// As much of the global options as a wrong command line tells, so that its error reaches the log too.
+pub fn parse_global(args: &[OsString]) -> Option<Global> {
+    let (entry, args) = split(args);
+    let parser = entry.map_or_else(no_command, command).ignore_errors(true);
+    Global::from_arg_matches(&parser.try_get_matches_from(args).ok()?).ok()
+}
+
+/// The command, and the line without it.
+fn split(args: &[OsString]) -> (Option<&'static Entry>, impl Iterator<Item = &OsString>) {
+    let at = argv::find_command(args);
+    let entry = at.and_then(|at| COMMANDS.iter().find(|entry| args[at] == entry.name));
+    let skipped = at.filter(|_| entry.is_some());
+    (entry, args.iter().enumerate().filter(move |(i, _)| Some(*i) != skipped).map(|(_, arg)| arg))
+}
+
+/// The first paragraph of clap's message on one line; callers read stderr by lines.
+fn usage(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let line = lines.join(" ");
+    Error::new(format!("{}, see keel --help", line.trim_start_matches("error: ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::argv::{GLOBAL_VALUES, LONG_OPTIONS};
+    use super::*;
+
+    fn args(line: &str) -> Vec<OsString> {
+        normalise(["keel"].into_iter().chain(line.split(' ')).map(OsString::from))
+    }
+
+    fn operation(line: &str) -> (Global, Operation) {
+        parse(&args(line)).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    fn error(line: &str) -> String {
+        parse(&args(line)).err().unwrap_or_else(|| panic!("{line} was accepted")).to_string()
+    }
+
+    #[test]
+    fn the_parser_is_consistent() {
+        no_command().debug_assert();
+        COMMANDS.iter().for_each(|entry| command(entry).debug_assert());
+    }
+
+    #[test]
+    fn every_long_option_is_listed() {
+        let longs = |mut command: Command| -> Vec<String> {
+            command.build();
+            command.get_arguments().filter_map(|arg| Some(arg.get_long()?.to_string())).collect()
+        };
+        let mut found: Vec<String> = COMMANDS.iter().flat_map(|entry| longs(command(entry))).collect();
+        found.extend(longs(no_command()));
+        found.sort();
+        found.dedup();
+        assert_eq!(found, LONG_OPTIONS);
+        let global = Global::augment_args(Command::new("x"));
+        let valued: Vec<&str> = global
+            .get_arguments()
+            .filter(|arg| arg.get_action().takes_values())
+            .filter_map(Arg::get_long)
+            .collect();
+        assert_eq!(valued, GLOBAL_VALUES);
+    }
+
+    #[test]
+    fn options_are_accepted_before_and_after_the_id() {
+        for line in [
+            "--root /r create --bundle /b --pid-file /p c1",
+            "create c1 --root /r -b /b -pid-file /p",
+            "create -pid-file=/p c1 -bundle /b -root=/r",
+            "--root /other create -b/b c1 --root /r --pid-file /old --pid-file /p",
+        ] {
+            let (_, Operation::Create(create)) = operation(line) else { panic!("{line}") };
+            assert_eq!((create.id.as_str(), create.root.to_str()), ("c1", Some("/r")), "{line}");
+            assert_eq!((create.bundle.to_str(), create.pid_file), (Some("/b"), Some("/p".into())), "{line}");
+        }
+    }
+
+    #[test]
+    fn restores_and_detached_runs_are_understood_as_containerd_writes_them() {
+        let (_, Operation::Run(run)) = operation("run --detach --pid-file /p -no-subreaper --bundle /b c1")
+        else {
+            panic!()
+        };
+        assert!(run.detach && run.no_subreaper && !run.keep);
+        let (_, Operation::Kill(kill)) = operation("kill --all c1 9") else { panic!() };
+        assert_eq!((kill.all, kill.signal.as_str()), (true, "9"));
+        let (_, Operation::Kill(kill)) = operation("kill c1") else { panic!() };
+        assert_eq!((kill.all, kill.signal.as_str()), (false, "TERM"));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_an_error() {
+        for (line, message) in [
+            ("--systemd-cgroup state c", "the systemd cgroup driver is not supported yet"),
+            ("state c --cgroup-manager systemd", "the systemd cgroup driver is not supported yet"),
+            (
+                "--cgroup-manager=disabled state c",
+                "running without a cgroup (--cgroup-manager disabled) is not supported yet",
+            ),
+            (
+                "--systemd-cgroup --cgroup-manager cgroupfs state c",
+                "--systemd-cgroup contradicts --cgroup-manager",
+            ),
+            ("--rootless=true state c", "running without privileges (--rootless true) is not supported yet"),
+        ] {
+            assert_eq!(operation(line).0.check().unwrap_err().to_string(), message, "{line}");
+        }
+        for line in ["--rootless false state c", "--rootless auto --cgroup-manager cgroupfs state c"] {
+            assert!(operation(line).0.check().is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn spec_has_a_rootless_of_its_own() {
+        for (line, rootless) in
+            [("spec", false), ("spec --rootless", true), ("--log /l spec -rootless -b /b", true)]
+        {
+            let (global, Operation::Spec(spec)) = operation(line) else { panic!("{line}") };
+            assert_eq!(spec.rootless, rootless, "{line}");
+            assert!(global.check().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        for (line, message) in [
+            ("state", "the following required arguments were not provided: <ID>, see keel --help"),
+            ("state c --nope", "unexpected argument '--nope' found, see keel --help"),
+            ("nope", "unrecognized subcommand 'nope', see keel --help"),
+            (
+                "--debug",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, state, kill, delete, list, spec, check], see keel --help",
+            ),
+            (
+                "--debug --root",
+                "a value is required for '--root <DIR>' but none was supplied, see keel --help",
+            ),
+            (
+                "--log-format xml state c",
+                "invalid value 'xml' for '--log-format <FORMAT>': must be text or json, see keel --help",
+            ),
+        ] {
+            assert_eq!(error(line), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_log_named_before_the_mistake_is_known() {
+        for line in ["--log /l nope", "--log /l state", "state --log /l --nope", "--log /l spec --nope"] {
+            let log = parse_global(&args(line)).and_then(|global| global.log);
+            assert_eq!(log, Some("/l".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_version_names_the_spec() {
+        let (_, Operation::Print(text)) = operation("-v") else { panic!() };
+        assert!(text.starts_with(concat!("keel version ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
+        assert!(text.ends_with("spec: 1.3.0\n"), "{text}");
+    }
+}
