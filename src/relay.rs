@@ -87,9 +87,7 @@ pub fn foreground(
         if let Some(console) = &mut console {
             console.carry(input, master, output);
         }
-        if ready
-            && let Some(waiting) = notify.take_if(|notify| notify.receive_ready().unwrap_or(true))
-        {
+        if ready && let Some(waiting) = notify.take_if(|notify| notify.receive_ready().unwrap_or(true)) {
             // A service manager that has gone must not end the container.
             waiting.tell_host(pid).unwrap_or_else(log::warning);
         }

@@ -131,6 +131,20 @@ pub fn exec_path() -> &'static CStr {
     unsafe { CStr::from_ptr(path) }
 }
 
+/// `int main()` — what the C library calls; its return value is the exit code. For a crate with `no_main`, where the
+/// standard library prepares nothing: no signal stack, SIGPIPE as inherited, 0 to 2 open or not.
+#[macro_export]
+macro_rules! c_main {
+    ($run:path) => {
+        // SAFETY: the linker would refuse a second symbol of this name; the C library calls it once, with one thread.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn main() -> i32 {
+            $run()
+        }
+    };
+}
+
 /// `_exit(status)` — ends this process at once: no destructors, no exit handlers. See `_exit(2)`.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing runs after it.
@@ -146,6 +160,12 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd> {
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) }.into())?;
     // SAFETY: it is open, and the caller is the only one to name it by this number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `signal(signal, SIG_IGN)` — ignores a signal until [`reset_signals`]. See `signal(2)`.
+pub fn signal_ignore(signal: i32) {
+    // SAFETY: no handler is installed. It fails for numbers that are no signals only, and changes nothing then.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 /// `rt_sigaction(signal, SIG_DFL)` for all signals and an empty mask — what execve should find. Rust's start-up
