@@ -45,12 +45,7 @@ fn delete_existing(root: &Path, id: &str, force: bool) -> Result<()> {
             status => return Err(not_stopped(id, status)),
         }
     }
-    destroy(&container, &state).context(|| format!("delete container {id}"))?;
-    // The container is gone by now, and a hook that fails a warning.
-    if !state.poststop.is_empty() {
-        hooks::run_all(&state.poststop, &state.oci_state(Status::Stopped, 0));
-    }
-    Ok(())
+    destroy(&container, &state).context(|| format!("delete container {id}"))
 }
 
 /// Another command has the container locked: the `create` that makes it, a `start`, or a second `delete`.

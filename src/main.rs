@@ -95,9 +95,9 @@ fn print(text: &str) -> Result<()> {
 fn report(args: &[OsString], error: &Error) {
     if !log::is_open()
         && let Some(global) = cli::parse_global(args)
-        && let Err(e) = global.open_log()
     {
-        log::tell(Level::Error, &e);
+        // Whatever keeps the log from being opened, what is said on stderr is what went wrong first.
+        let _ = global.open_log();
     }
     log::error(error);
     log::tell(Level::Error, error);

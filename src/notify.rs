@@ -89,7 +89,7 @@ impl Notify {
             ];
             poll(&mut ready, PollTimeout::NONE).context(|| "wait for the container to be ready")?;
             if ready[0].any() == Some(true) && self.receive_ready()? {
-                return self.tell_host(pid);
+                return barrier(&self.tell_host(pid)?);
             }
             if ready[1].any() == Some(true) {
                 return Ok(());
@@ -104,16 +104,15 @@ impl Notify {
         Ok(datagram[..length].split(|&b| b == b'\n').any(|line| line == b"READY=1"))
     }
 
-    /// Passes READY=1 on with the pid to watch, and waits until systemd has read both: it looks the sender up
-    /// when it reads, and keel may be gone by then.
-    pub fn tell_host(&self, pid: Pid) -> Result<()> {
+    /// Passes READY=1 on with the pid to watch.
+    pub fn tell_host(&self, pid: Pid) -> Result<UnixDatagram> {
         let host = UnixDatagram::unbound().context(|| "make a notify socket")?;
         let address = self.host_address()?;
         host.connect_addr(&address)
             .context(|| format!("connect to NOTIFY_SOCKET {}", self.host.display()))?;
         let message = format!("READY=1\nMAINPID={pid}\n");
         host.send(message.as_bytes()).context(|| "send READY=1 to NOTIFY_SOCKET")?;
-        barrier(&host)
+        Ok(host)
     }
 
     fn host_address(&self) -> Result<SocketAddr> {
@@ -130,7 +129,8 @@ impl Notify {
     }
 }
 
-/// sd_notify_barrier(3): the other side closes the pipe's end when it has read everything before it.
+/// sd_notify_barrier(3): waits until all of it has been read. systemd looks the sender up when it reads, and this
+/// process is about to be gone. The other side closes the pipe's end when it comes to it.
 fn barrier(host: &UnixDatagram) -> Result<()> {
     const PATIENCE_MS: u16 = 30_000; // what systemd's own clients give it
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context(|| "make a pipe")?;

@@ -174,12 +174,17 @@ fn plan_process(process: &Node) -> Option<Process> {
     Some(plan)
 }
 
-/// SemVer; all of 1.x is one format, in which newer versions only add.
+/// All of 1.x is one format, in which newer versions only add.
 fn plan_version(config: &Node) {
-    if let Some(version) = config.required_string("ociVersion")
-        && !version.starts_with("1.")
-    {
-        config.problem("ociVersion", format_args!("{version:?} is not supported: keel reads 1.x"));
+    let Some(version) = config.required_string("ociVersion") else { return };
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<Option<u32>> = core.split('.').map(|number| number.parse().ok()).collect();
+    match numbers[..] {
+        [Some(1), Some(_), Some(_)] => {}
+        [Some(major), Some(_), Some(_)] => {
+            config.problem("ociVersion", format_args!("is {version}, but keel reads version 1, not {major}"));
+        }
+        _ => config.problem("ociVersion", format_args!("must be a version such as 1.2.0, not {version:?}")),
     }
 }
 

@@ -89,7 +89,7 @@ pub fn foreground(
         }
         if ready && let Some(waiting) = notify.take_if(|notify| notify.receive_ready().unwrap_or(true)) {
             // A service manager that has gone must not end the container.
-            waiting.tell_host(pid).unwrap_or_else(log::warning);
+            waiting.tell_host(pid).map_or_else(log::warning, drop);
         }
         while signal && let Some(info) = signals.fd.read_signal().context(|| "read a signal")? {
             match (info.ssi_signo as i32, &console) {

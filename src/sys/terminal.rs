@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-
 use super::{Result, check, check_fd};
 
 /// `ioctl(master, TIOCSPTLCK, &0)` — lets the other end of a new pseudo-terminal be opened. See
