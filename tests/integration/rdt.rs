@@ -45,7 +45,7 @@ fn a_schema_of_two_lines_is_refused() {
 
 fn a_clos_id_that_is_no_name_is_refused() {
     needs!(keel());
-    for id in ["../x", "a/b", ".", "..", ""] {
+    for id in ["../x", "a/b", ".", ".."] {
         with(json!({"closID": id})).refused("/linux/intelRdt/closID");
     }
 }

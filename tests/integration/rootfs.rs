@@ -144,7 +144,7 @@ fn nothing_mounted_inside_a_shared_root_reaches_the_host() {
 }
 
 fn an_unknown_propagation_is_refused() {
-    for value in [json!("public"), json!(""), json!(1)] {
+    for value in [json!("public"), json!(1)] {
         Sandbox::new().set("/linux/rootfsPropagation", value).refused("/linux/rootfsPropagation");
     }
 }

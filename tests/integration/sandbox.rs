@@ -429,12 +429,12 @@ impl Sandbox {
         self
     }
 
-    /// `create` refuses the config, names the field, and leaves nothing behind.
+    /// `create` refuses the config, names the field (or one inside it), and leaves nothing behind.
     #[track_caller]
     pub fn refused(&self, field: &str) -> String {
         self.write_config();
         let error = self.keel(&["create", &self.id]).fails();
-        let named = [format!("{field}: "), format!("[config.json {field}]")];
+        let named = ["/", ": ", "]"].map(|end| format!(" {field}{end}"));
         assert!(
             !is_keel() || named.iter().any(|name| error.contains(name)),
             "{field} is not named in: {error}"
