@@ -1,22 +1,25 @@
 //! The command line: runc's commands and flags, so that a caller does not notice that it is not runc.
 //!
-//! clap builds a subcommand only when it is called (`defer`): building all of them would cost a tenth of
-//! the time that `keel state` takes.
+//! The command is found before clap is called, and clap gets the options of that one only: building a parser
+//! for all of them would cost a tenth of the time that `keel state` takes.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+mod argv;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
+pub use argv::{command_name, normalise};
+
 use crate::error::{Error, Result};
+use crate::list::Format;
 use crate::log;
 
 // Comments of these structs are not doc comments, which clap would print as help.
 
-// Accepted before and after the command, where the latter counts (but for `spec`, whose own `--rootless` is
-// another). Not clap's global options: those are copied into all commands at each start.
+// Accepted before and after the command.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
@@ -38,41 +41,15 @@ pub struct Global {
     /// The same as --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
-    /// Who makes the cgroups: cgroupfs, systemd, or disabled for nobody [default: cgroupfs]
+    /// Who makes the cgroups, with disabled nobody [default: cgroupfs]
     #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
     cgroup_manager: Option<String>,
-    /// Whether to run without privileges: true, false or auto [default: auto]
+    /// Whether to run without privileges [default: auto]
     #[arg(long, value_name = "WHEN", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
 }
 
-/// The global options that take a value, which [`command_name`] has to step over.
-const GLOBAL_VALUES: [&str; 6] = ["root", "log", "log-format", "log-level", "cgroup-manager", "rootless"];
-
 impl Global {
-    /// These, and where they are silent the others.
-    fn or(self, other: Self) -> Self {
-        Self {
-            root: self.root.or(other.root),
-            log: self.log.or(other.log),
-            log_format: self.log_format.or(other.log_format),
-            log_level: self.log_level.or(other.log_level),
-            debug: self.debug || other.debug,
-            systemd_cgroup: self.systemd_cgroup || other.systemd_cgroup,
-            cgroup_manager: self.cgroup_manager.or(other.cgroup_manager),
-            rootless: self.rootless.or(other.rootless),
-        }
-    }
-
-    /// What is said before and after the command.
-    fn read(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let before = Self::from_arg_matches(matches)?;
-        match matches.subcommand() {
-            Some((name, matches)) if name != "spec" => Ok(Self::from_arg_matches(matches)?.or(before)),
-            _ => Ok(before),
-        }
-    }
-
     /// The directory that holds the state of all containers.
     pub fn root(&self) -> PathBuf {
         if let Some(root) = &self.root {
@@ -212,10 +189,20 @@ pub struct DeleteOptions {
 pub struct ListOptions {
     /// table or json
     #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub format: String,
+    format: String,
     /// Print the names only
     #[arg(short, long)]
-    pub quiet: bool,
+    quiet: bool,
+}
+
+impl ListOptions {
+    pub fn format(&self) -> Format {
+        match self.format.as_str() {
+            _ if self.quiet => Format::Quiet,
+            "json" => Format::Json,
+            _ => Format::Table,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -223,8 +210,8 @@ pub struct SpecOptions {
     /// Directory to write config.json in
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
-    /// For a container that runs without privileges, mapped to the calling user
-    #[arg(long)]
+    // For a container that runs without privileges; the global option of this name, without a value.
+    #[arg(skip)]
     pub rootless: bool,
 }
 
@@ -259,7 +246,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-const COMMANDS: [Entry; 9] = [
+static COMMANDS: [Entry; 9] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -290,7 +277,7 @@ const COMMANDS: [Entry; 9] = [
     },
     Entry {
         name: "spec", about: "Write a config.json to begin with",
-        options: SpecOptions::augment_args, read: |m| SpecOptions::from_arg_matches(m).map(Operation::Spec),
+        options: with_rootless, read: |m| SpecOptions::from_arg_matches(m).map(Operation::Spec),
     },
     Entry {
         name: "check", about: "Say everything that is wrong with a bundle's config.json; creates nothing",
@@ -302,19 +289,32 @@ fn with_global<T: Args>(command: Command) -> Command {
     Global::augment_args(T::augment_args(command))
 }
 
-fn command() -> Command {
+fn with_rootless(command: Command) -> Command {
+    with_global::<SpecOptions>(command).mut_arg("rootless", |arg| {
+        let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        arg.hide_possible_values(true)
+            .help("For a container that runs without privileges, as the calling user")
+    })
+}
+
+/// The parser of one command.
+fn command(entry: &Entry) -> Command {
+    // As with runc, the last one of a repeated option counts.
+    let command = Command::new(entry.name).bin_name(format!("keel {}", entry.name)).args_override_self(true);
+    (entry.options)(command).about(entry.about)
+}
+
+/// The parser of a line without a command, which can only ask for help or be wrong.
+fn no_command() -> Command {
     let version = Arg::new("version").short('v').long("version").action(ArgAction::Version);
     let keel = Command::new("keel")
-        .about("Runs OCI containers")
         .version(env!("CARGO_PKG_VERSION"))
         .disable_version_flag(true)
-        .arg(version.help("Print the version"))
         .disable_help_subcommand(true)
         .subcommand_required(true)
-        // As with runc, the last one of a repeated option counts.
-        .args_override_self(true)
-        .subcommands(COMMANDS.iter().map(|c| Command::new(c.name).about(c.about).defer(c.options)));
-    Global::augment_args(keel)
+        .arg(version.help("Print the version"))
+        .subcommands(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about)));
+    Global::augment_args(keel).about("Runs OCI containers")
 }
 
 /// As runc prints it, for callers that parse it.
@@ -325,31 +325,46 @@ fn version() -> String {
 
 /// Reads a command line that [`normalise`] made.
 pub fn parse(args: &[OsString]) -> Result<(Global, Operation)> {
-    let matches = match command().try_get_matches_from(args) {
-        Ok(matches) => matches,
-        Err(error) => {
-            let text = match error.kind() {
-                ErrorKind::DisplayVersion => version(),
-                ErrorKind::DisplayHelp => error.render().to_string(),
-                _ => return Err(usage(&error)),
-            };
-            return Ok((Global::default(), Operation::Print(text)));
-        }
+    match try_parse(args) {
+        Ok(parsed) => Ok(parsed),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayVersion => Ok((Global::default(), Operation::Print(version()))),
+            ErrorKind::DisplayHelp => Ok((Global::default(), Operation::Print(error.render().to_string()))),
+            _ => Err(usage(&error)),
+        },
+    }
+}
+
+fn try_parse(args: &[OsString]) -> Result<(Global, Operation), clap::Error> {
+    let (entry, args) = split(args);
+    let Some(entry) = entry else {
+        no_command().try_get_matches_from(args)?;
+        return Err(clap::Error::raw(ErrorKind::MissingSubcommand, "a command is required"));
     };
-    let global = Global::read(&matches).map_err(|e| usage(&e))?;
-    let (name, matches) = matches.subcommand().expect("clap was told that a command is required");
-    let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows these commands only");
-    let mut operation = (entry.read)(matches).map_err(|e| usage(&e))?;
-    if let Operation::Create(create) | Operation::Run(RunOptions { create, .. }) = &mut operation {
-        create.root = global.root();
+    let matches = command(entry).try_get_matches_from(args)?;
+    let mut global = Global::from_arg_matches(&matches)?;
+    let mut operation = (entry.read)(&matches)?;
+    match &mut operation {
+        Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => create.root = global.root(),
+        Operation::Spec(spec) => spec.rootless = global.rootless.take().is_some_and(|when| when == "true"),
+        _ => {}
     }
     Ok((global, operation))
 }
 
 /// As much of the global options as a wrong command line tells, so that its error reaches the log too.
 pub fn parse_global(args: &[OsString]) -> Option<Global> {
-    let matches = command().ignore_errors(true).try_get_matches_from(args).ok()?;
-    Global::read(&matches).ok()
+    let (entry, args) = split(args);
+    let parser = entry.map_or_else(no_command, command).ignore_errors(true);
+    Global::from_arg_matches(&parser.try_get_matches_from(args).ok()?).ok()
+}
+
+/// The command, and the line without it.
+fn split(args: &[OsString]) -> (Option<&'static Entry>, impl Iterator<Item = &OsString>) {
+    let at = argv::find_command(args);
+    let entry = at.and_then(|at| COMMANDS.iter().find(|entry| args[at] == entry.name));
+    let skipped = at.filter(|_| entry.is_some());
+    (entry, args.iter().enumerate().filter(move |(i, _)| Some(*i) != skipped).map(|(_, arg)| arg))
 }
 
 /// The first paragraph of clap's message on one line; callers read stderr by lines.
@@ -360,70 +375,9 @@ fn usage(error: &clap::Error) -> Error {
     Error::new(format!("{}, see keel --help", line.trim_start_matches("error: ")))
 }
 
-/// Every long option of every command.
-const LONG_OPTIONS: [&str; 24] = [
-    "all",
-    "bundle",
-    "cgroup-manager",
-    "console-socket",
-    "debug",
-    "detach",
-    "force",
-    "format",
-    "help",
-    "keep",
-    "log",
-    "log-format",
-    "log-level",
-    "no-new-keyring",
-    "no-pivot",
-    "no-subreaper",
-    "pid-file",
-    "pidfd-socket",
-    "preserve-fds",
-    "quiet",
-    "root",
-    "rootless",
-    "systemd-cgroup",
-    "version",
-];
-
-/// Go's flag package takes `-bundle` for `--bundle`, and some callers write it so.
-pub fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut after_dashes = false;
-    let normal = |arg: OsString| {
-        after_dashes |= arg == "--";
-        if after_dashes || !is_single_dash_long(&arg) { arg } else { dashed(arg) }
-    };
-    args.map(normal).collect()
-}
-
-fn dashed(arg: OsString) -> OsString {
-    let mut bytes = arg.into_vec();
-    bytes.insert(0, b'-');
-    OsString::from_vec(bytes)
-}
-
-fn is_single_dash_long(arg: &OsStr) -> bool {
-    let Some(option) = arg.as_bytes().strip_prefix(b"-") else { return false };
-    let name = option.split(|&b| b == b'=').next().unwrap_or_default();
-    LONG_OPTIONS.iter().any(|long| long.as_bytes() == name)
-}
-
-/// The command, found without building a parser: create and run must protect the program's file first of all.
-pub fn command_name(args: &[OsString]) -> Option<&OsStr> {
-    let mut args = args.iter().skip(1);
-    while let Some(arg) = args.next() {
-        let Some(option) = arg.as_bytes().strip_prefix(b"-") else { return Some(arg) };
-        if GLOBAL_VALUES.iter().any(|long| option.strip_prefix(b"-") == Some(long.as_bytes())) {
-            args.next();
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use super::argv::{GLOBAL_VALUES, LONG_OPTIONS};
     use super::*;
 
     fn args(line: &str) -> Vec<OsString> {
@@ -440,55 +394,28 @@ mod tests {
 
     #[test]
     fn the_parser_is_consistent() {
-        command().debug_assert();
+        no_command().debug_assert();
+        COMMANDS.iter().for_each(|entry| command(entry).debug_assert());
     }
 
     #[test]
     fn every_long_option_is_listed() {
-        let mut command = command();
-        command.build();
-        let mut found: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
-        found.extend(command.get_subcommands().flat_map(Command::get_arguments).filter_map(Arg::get_long));
+        let longs = |mut command: Command| -> Vec<String> {
+            command.build();
+            command.get_arguments().filter_map(|arg| Some(arg.get_long()?.to_string())).collect()
+        };
+        let mut found: Vec<String> = COMMANDS.iter().flat_map(|entry| longs(command(entry))).collect();
+        found.extend(longs(no_command()));
         found.sort();
         found.dedup();
         assert_eq!(found, LONG_OPTIONS);
-        let takes_value = |arg: &&Arg| arg.get_action().takes_values();
-        let valued: Vec<&str> =
-            command.get_arguments().filter(takes_value).filter_map(Arg::get_long).collect();
+        let global = Global::augment_args(Command::new("x"));
+        let valued: Vec<&str> = global
+            .get_arguments()
+            .filter(|arg| arg.get_action().takes_values())
+            .filter_map(Arg::get_long)
+            .collect();
         assert_eq!(valued, GLOBAL_VALUES);
-    }
-
-    #[test]
-    fn a_single_dash_before_a_long_option_counts_as_two() {
-        for (given, normal) in [
-            ("-no-subreaper", "--no-subreaper"),
-            ("-bundle", "--bundle"),
-            ("-pid-file=/p", "--pid-file=/p"),
-            ("-b", "-b"),
-            ("-fq", "-fq"),
-            ("-", "-"),
-            ("--root", "--root"),
-            ("-bundles", "-bundles"),
-            ("bundle", "bundle"),
-        ] {
-            assert_eq!(normalise([given.into()].into_iter()), [OsString::from(normal)]);
-        }
-        assert_eq!(args("-- -bundle")[2], "-bundle");
-    }
-
-    #[test]
-    fn the_command_is_found_behind_global_options() {
-        for (line, command) in [
-            ("create c1", Some("create")),
-            ("--root create run c1", Some("run")),
-            ("--root=create run c1", Some("run")),
-            ("--debug --log-format json --systemd-cgroup state create", Some("state")),
-            ("-log x -debug kill c", Some("kill")),
-            ("--version", None),
-            ("--root", None),
-        ] {
-            assert_eq!(command_name(&args(line)), command.map(OsStr::new), "{line}");
-        }
     }
 
     #[test]
@@ -541,11 +468,30 @@ mod tests {
     }
 
     #[test]
+    fn spec_has_a_rootless_of_its_own() {
+        for (line, rootless) in
+            [("spec", false), ("spec --rootless", true), ("--log /l spec -rootless -b /b", true)]
+        {
+            let (global, Operation::Spec(spec)) = operation(line) else { panic!("{line}") };
+            assert_eq!(spec.rootless, rootless, "{line}");
+            assert!(global.check().is_ok());
+        }
+    }
+
+    #[test]
     fn a_usage_error_is_one_line() {
         for (line, message) in [
             ("state", "the following required arguments were not provided: <ID>, see keel --help"),
             ("state c --nope", "unexpected argument '--nope' found, see keel --help"),
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
+            (
+                "--debug",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, state, kill, delete, list, spec, check], see keel --help",
+            ),
+            (
+                "--debug --root",
+                "a value is required for '--root <DIR>' but none was supplied, see keel --help",
+            ),
             (
                 "--log-format xml state c",
                 "invalid value 'xml' for '--log-format <FORMAT>': must be text or json, see keel --help",

@@ -21,6 +21,7 @@ use crate::handover;
 use crate::host::Host;
 use crate::init::{self, Inherited};
 use crate::linux::namespaces::Kind;
+use crate::linux::self_exe::{self, Protection};
 use crate::linux::sysctl::{self, Private};
 use crate::linux::{hooks, mounts, net_devices};
 use crate::log;
@@ -31,6 +32,14 @@ use crate::socket;
 use crate::spawn::{Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::{FromInit, ToInit};
+
+/// What this process is, before it creates anything.
+pub struct Process {
+    /// Who is kept from writing to the program that it runs.
+    pub protection: Protection,
+    /// What it was handed for the container.
+    pub passed: Passed,
+}
 
 /// Who waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +71,17 @@ pub struct First {
     pub sized: bool,
 }
 
-pub fn create(options: &CreateOptions, passed: Passed) -> Result<()> {
-    new_container(options, passed, Mode::Create).map(drop)
+pub fn create(options: &CreateOptions, process: &Process) -> Result<()> {
+    new_container(options, process, Mode::Create).map(drop)
 }
 
 /// Creates a container, or leaves nothing behind.
-pub fn new_container(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Created> {
-    from_bundle(options, passed, mode).context(|| format!("create container {}", options.id))
+pub fn new_container(options: &CreateOptions, process: &Process, mode: Mode) -> Result<Created> {
+    from_bundle(options, process, mode).context(|| format!("create container {}", options.id))
 }
 
-fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Created> {
+fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result<Created> {
+    let passed = process.passed;
     let host = Host::new()?;
     let report = Report::default();
     let mut bundle = Bundle::load(&options.bundle, &report)?;
@@ -84,9 +94,10 @@ fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Cr
     for warning in report.finish()? {
         log::warning(format_args!("config.json {warning}"));
     }
-    let cgroup_path = plan.cgroup.path(&host)?;
-    // Before the state names it as what to kill: it may be somebody else's.
-    Cgroup::refuse_used(&plan.cgroup, &cgroup_path)?;
+
+    if process.protection == Protection::UnlessImmutableIsCleared && plan.may_clear_immutable() {
+        match self_exe::restart()? {}
+    }
 
     let container = Container::create(&options.root, &options.id)?;
     let mut state = first_state(&plan, &bundle, options)?;
@@ -99,9 +110,12 @@ fn from_bundle(options: &CreateOptions, passed: Passed, mode: Mode) -> Result<Cr
             // The socket of a container that waits is bound by `start`, which listens to it.
             notify = if mode == Mode::Create { None } else { Notify::listen(&container)? };
         }
-        state.cgroup = Some(cgroup_path.clone());
+        let path = plan.cgroup.path(&host)?;
+        // Before the state names it as what to kill: it may be somebody else's.
+        Cgroup::refuse_used(&plan.cgroup, &path)?;
+        state.cgroup = Some(path.clone());
         container.write_state(&state)?;
-        let cgroup = cgroup.insert(Cgroup::create(&plan.cgroup, &cgroup_path, &host).inspect_err(|_| {
+        let cgroup = cgroup.insert(Cgroup::create(&plan.cgroup, &path, &host).inspect_err(|_| {
             // It has undone itself, and what is there now is not ours.
             state.cgroup = None;
         })?);
@@ -173,7 +187,7 @@ impl Making<'_> {
             score.apply(&proc, spawned.pid)?;
         }
         if let Some(rdt) = &plan.rdt {
-            state.rdt = Some(rdt.apply(&proc, &options.id, spawned.pid)?);
+            state.rdt = rdt.apply(&proc, &options.id, spawned.pid)?;
         }
         net_devices::apply(&plan.net_devices, &proc, spawned.pid)?;
 
@@ -190,7 +204,7 @@ impl Making<'_> {
         if mode != Mode::Create {
             await_execution(&spawned)?;
         }
-        let sized = plan.terminal().is_some_and(|terminal| terminal.has_size());
+        let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
         Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, terminal, sized })
     }
 

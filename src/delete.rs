@@ -45,7 +45,12 @@ fn delete_existing(root: &Path, id: &str, force: bool) -> Result<()> {
             status => return Err(not_stopped(id, status)),
         }
     }
-    destroy(&container, &state).context(|| format!("delete container {id}"))
+    destroy(&container, &state).context(|| format!("delete container {id}"))?;
+    // The container is gone by now, and a hook that fails a warning.
+    if !state.poststop.is_empty() {
+        hooks::run_all(&state.poststop, &state.oci_state(Status::Stopped, 0));
+    }
+    Ok(())
 }
 
 /// Another command has the container locked: the `create` that makes it, a `start`, or a second `delete`.
@@ -61,7 +66,13 @@ fn interrupt(container: &Container, force: bool) -> Result<()> {
         state => state?,
     };
     if force {
-        return kill(&state).map(drop);
+        kill_init(&state)?;
+        if is_cgroup_ours(&state)
+            && let Some(cgroup) = state.open_cgroup()?
+        {
+            cgroup.kill()?;
+        }
+        return Ok(());
     }
     match container.status(&state)? {
         Status::Stopped | Status::Created => Ok(()),
@@ -87,44 +98,46 @@ fn last_state(container: &Container, force: bool) -> Result<State> {
     }
 }
 
-/// Kills what lives, removes all that is not in memory (cgroup, resctrl group, state directory), and runs the
+/// Kills what lives, removes everything that is not in memory (cgroup, resctrl group, state directory), and runs the
 /// poststop hooks. What `delete` does, and `create` when it fails.
 pub fn destroy(container: &Container, state: &State) -> Result<()> {
-    if let Some(init) = kill(state)? {
+    if let Some(init) = kill_init(state)? {
         wait_for_end(&init)?;
     }
     if let Some(cgroup) = state.open_cgroup()? {
-        // The dead of a private pid namespace have left it; others may live on, or never have been init's.
-        if cgroup.events()?.populated {
+        // The dead of init's own pid namespace have left it. Not those of a shared one, and who came otherwise.
+        if is_cgroup_ours(state) && cgroup.events()?.populated {
             cgroup.kill()?;
         }
-        cgroup.remove()?;
+        match cgroup.remove() {
+            Err(e) if !is_cgroup_ours(state) => {
+                log::warning(format_args!("{e}: it was never this container's"))
+            }
+            removed => removed?,
+        }
     }
-    if let Some(rdt) = &state.rdt {
-        rdt.remove()?;
-    }
+    state.rdt.remove()?;
     container.remove()?;
     if !state.poststop.is_empty() {
+        // One that fails is a warning: the container is gone.
         hooks::run_all(&state.poststop, &state.oci_state(Status::Stopped, 0));
     }
     Ok(())
 }
 
-/// SIGKILL to init, and to the whole cgroup where init's death is not everybody's. Gives the init to wait for.
-fn kill(state: &State) -> Result<Option<OwnedFd>> {
-    let init = state.init()?;
-    if let Some(init) = &init {
-        match pidfd_send_signal(init, libc::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => return Err(errno).context(|| format!("kill process {}", state.pid)),
-        }
+/// Until init is known, the state names the cgroup that `create` is about to make, or to find in use by others and
+/// refuse. Their processes must live; an init that is there has not been released, and ends with its `create`.
+fn is_cgroup_ours(state: &State) -> bool {
+    state.pid != 0 || !state.creating
+}
+
+/// SIGKILL to init, which takes all of its own pid namespace along. Gives it to be waited for, if it was alive.
+fn kill_init(state: &State) -> Result<Option<OwnedFd>> {
+    let Some(init) = state.init()? else { return Ok(None) };
+    match pidfd_send_signal(&init, libc::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(Some(init)),
+        Err(errno) => Err(errno).context(|| format!("kill process {}", state.pid)),
     }
-    if (init.is_none() || !state.pid_namespace_private)
-        && let Some(cgroup) = state.open_cgroup()?
-    {
-        cgroup.kill()?;
-    }
-    Ok(init)
 }
 
 fn wait_for_end(init: &OwnedFd) -> Result<()> {
@@ -139,7 +152,7 @@ fn wait_for_end(init: &OwnedFd) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::tests::{Process, Root};
+    use crate::container::tests::{Process, Root, eventually};
 
     /// A container whose init is `process`; `created`: that has not executed yet.
     fn make(root: &Root, process: &Process, created: bool) -> (Container, Option<OwnedFd>) {
@@ -225,16 +238,17 @@ mod tests {
 
     #[test]
     fn force_kills_what_a_create_waits_for_and_then_waits_for_the_create() {
-        let (root, process) = (Root::new("delete-interrupt"), Process::spawn());
+        let (root, mut process) = (Root::new("delete-interrupt"), Process::spawn());
         let (creator, lock) = make(&root, &process, true);
         let create = std::thread::spawn(move || {
-            let mut process = process;
-            process.0.wait().unwrap();
+            let was_killed = eventually(|| process.0.try_wait().unwrap().is_some());
             drop(lock);
             creator.remove().unwrap();
-            process
+            (was_killed, process)
         });
         assert_eq!(try_delete(&root, true), Ok(()));
-        expect_deleted(&root, &mut create.join().unwrap());
+        let (was_killed, mut process) = create.join().unwrap();
+        assert!(was_killed);
+        expect_deleted(&root, &mut process);
     }
 }

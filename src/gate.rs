@@ -88,8 +88,15 @@ pub fn already_started() -> Error {
 
 /// The signals whose default action ends a program.
 fn ending_signals() -> SigSet {
-    let harmless =
-        [Signal::SIGCHLD, Signal::SIGURG, Signal::SIGWINCH, Signal::SIGCONT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+    let harmless = [
+        Signal::SIGCHLD,
+        Signal::SIGURG,
+        Signal::SIGWINCH,
+        Signal::SIGCONT,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ];
     let mut set = SigSet::all();
     for signal in harmless {
         set.remove(signal);

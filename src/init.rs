@@ -57,7 +57,13 @@ pub fn run(plan: &Plan, state: &State, joined: &Joined, inherited: Inherited, cr
     exit_now(1)
 }
 
-fn live(plan: &Plan, state: &State, joined: &Joined, mut inherited: Inherited, create: &InitEnd) -> Result<Infallible> {
+fn live(
+    plan: &Plan,
+    state: &State,
+    joined: &Joined,
+    mut inherited: Inherited,
+    create: &InitEnd,
+) -> Result<Infallible> {
     let gate = inherited.gate.take();
     let lock = inherited.created_lock.take();
     let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];

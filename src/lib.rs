@@ -7,13 +7,13 @@
 
 // Base: used by everything.
 pub mod error;
+pub mod handover;
 pub mod host;
 pub mod log;
 pub mod netlink;
 pub mod proc;
 pub mod root;
 pub mod socket;
-pub mod handover;
 pub mod spec;
 pub mod sys;
 
@@ -26,8 +26,8 @@ pub mod bundle;
 pub mod container;
 pub mod fds;
 pub mod gate;
-pub mod notify;
 pub mod init;
+pub mod notify;
 pub mod plan;
 pub mod relay;
 pub mod spawn;

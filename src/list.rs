@@ -5,28 +5,32 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::cli::ListOptions;
 use crate::container::Container;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::state::Shown;
 
+pub enum Format {
+    Table,
+    Json,
+    /// The ids alone.
+    Quiet,
+}
+
 /// `root_given`: a root that nobody asked for does not have to exist.
-pub fn list(root: &Path, root_given: bool, options: &ListOptions) -> Result<String> {
+pub fn list(root: &Path, root_given: bool, format: Format) -> Result<String> {
     let ids = match Container::ids(root) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !root_given => Vec::new(),
         ids => ids.context(|| format!("read state root {}", root.display()))?,
     };
     let containers: Vec<Shown> = ids.iter().filter_map(|id| show(root, id)).collect();
-    if options.quiet {
-        return Ok(containers.iter().fold(String::new(), |ids, shown| ids + &shown.id + "\n"));
-    }
-    match options.format.as_str() {
-        "json" => {
+    match format {
+        Format::Quiet => Ok(containers.iter().fold(String::new(), |ids, shown| ids + &shown.id + "\n")),
+        Format::Table => Ok(table(&containers)),
+        Format::Json => {
             let json = serde_json::to_string(&containers).map_err(|e| Error::new(e.to_string()));
             json.map(|json| json + "\n").context(|| "print the list of containers")
         }
-        _ => Ok(table(&containers)),
     }
 }
 

@@ -89,11 +89,16 @@ fn write(level: Level, message: &dyn fmt::Display) {
     match &sink.file {
         // A full disk must not keep a container from running.
         Some(file) => drop((&*file).write_all(line(sink.format, level, message).as_bytes())),
-        None if level != Level::Error => {
-            drop(writeln!(std::io::stderr(), "keel: {}: {message}", name(level)))
-        }
+        None if level != Level::Error => tell(level, message),
         None => (),
     }
+}
+
+/// One line on stderr, in one `write(2)`: callers read it by lines, and others write to it too.
+pub fn tell(level: Level, message: &dyn fmt::Display) {
+    let line = format!("keel: {}: {message}", name(level)).replace('\n', " ") + "\n";
+    // EPIPE, ENOSPC: there is nobody left to tell.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 fn name(level: Level) -> &'static str {

@@ -56,7 +56,8 @@ pub fn offer(config: &mut Map<String, Value>, state_dir: &Path) -> Result<bool> 
 
 /// The directory that the container sees; its socket is bound when somebody listens.
 pub fn make_dir(container: &Container) -> Result<()> {
-    mkdirat(container.dir(), NOTIFY_DIR, Mode::from_bits_truncate(0o755)).context(|| "create the notify directory")
+    mkdirat(container.dir(), NOTIFY_DIR, Mode::from_bits_truncate(0o755))
+        .context(|| "create the notify directory")
 }
 
 impl Notify {
@@ -108,7 +109,8 @@ impl Notify {
     pub fn tell_host(&self, pid: Pid) -> Result<()> {
         let host = UnixDatagram::unbound().context(|| "make a notify socket")?;
         let address = self.host_address()?;
-        host.connect_addr(&address).context(|| format!("connect to NOTIFY_SOCKET {}", self.host.display()))?;
+        host.connect_addr(&address)
+            .context(|| format!("connect to NOTIFY_SOCKET {}", self.host.display()))?;
         let message = format!("READY=1\nMAINPID={pid}\n");
         host.send(message.as_bytes()).context(|| "send READY=1 to NOTIFY_SOCKET")?;
         barrier(&host)

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use caps::Capability;
+
 use crate::bundle::Bundle;
 use crate::cgroup;
 use crate::linux::capabilities::Capabilities;
@@ -72,7 +74,15 @@ impl Plan {
     pub fn new(bundle: &Bundle, id: &str, no_pivot: bool, report: &Report) -> Self {
         let config = Node::root(&bundle.spec, report);
         config.expect_keys(&[
-            "ociVersion", "root", "mounts", "process", "hostname", "domainname", "linux", "hooks", "annotations",
+            "ociVersion",
+            "root",
+            "mounts",
+            "process",
+            "hostname",
+            "domainname",
+            "linux",
+            "hooks",
+            "annotations",
         ]);
         plan_version(&config);
         let linux = config.object_or_empty("linux");
@@ -110,6 +120,13 @@ impl Plan {
         self.process.as_ref()?.terminal.as_ref()
     }
 
+    /// Whether the container could take the immutable flag off a file that it gets hold of.
+    pub fn may_clear_immutable(&self) -> bool {
+        self.process
+            .as_ref()
+            .is_some_and(|process| process.capabilities.bounds(Capability::CAP_LINUX_IMMUTABLE))
+    }
+
     /// What the config asks of this host that the host does not have.
     pub fn check_host(&self, report: &Report) {
         self.labels.check(report);
@@ -125,8 +142,21 @@ const LINUX_KEYS: [&str; 17] = [
 
 fn plan_process(process: &Node) -> Option<Process> {
     process.expect_keys(&[
-        "terminal", "consoleSize", "cwd", "env", "args", "rlimits", "apparmorProfile", "capabilities",
-        "noNewPrivileges", "oomScoreAdj", "scheduler", "selinuxLabel", "ioPriority", "execCPUAffinity", "user",
+        "terminal",
+        "consoleSize",
+        "cwd",
+        "env",
+        "args",
+        "rlimits",
+        "apparmorProfile",
+        "capabilities",
+        "noNewPrivileges",
+        "oomScoreAdj",
+        "scheduler",
+        "selinuxLabel",
+        "ioPriority",
+        "execCPUAffinity",
+        "user",
     ]);
     let user = User::plan(process);
     let plan = Process {

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::readlinkat;
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
 use crate::error::{Context, Result};
 use crate::sys::fs::{Resolve, openat2};
@@ -39,23 +40,56 @@ impl Root {
     /// Opens the directory `path`, made with its missing parents (mode 0755, umask 0 is the caller's).
     pub fn create_dir_all(&self, path: &Path) -> Result<OwnedFd> {
         match self.open(path, libc::O_PATH | libc::O_DIRECTORY) {
-            Err(Errno::ENOENT) => self.create_dir(&cleaned(path)),
+            Err(Errno::ENOENT) => self.create_dir(path),
             other => other.context(|| format!("open directory {} in the rootfs", path.display())),
         }
     }
 
-    /// As [`Root::create_dir_all`], for a clean path that was found missing just now.
+    /// As [`Root::create_dir_all`], for a path that was found missing just now.
     pub fn create_dir(&self, path: &Path) -> Result<OwnedFd> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(Errno::ENOENT).context(|| "open the rootfs");
-        };
-        let parent = self.create_dir_all(parent)?;
-        match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-            // EEXIST: made meanwhile, or a dangling link, which the open then refuses with ENOENT.
-            Ok(()) | Err(Errno::EEXIST) => self.open(path, libc::O_PATH | libc::O_DIRECTORY),
-            Err(errno) => Err(errno),
+        self.walk_and_make(path).context(|| format!("create directory {} in the rootfs", path.display()))
+    }
+
+    /// Goes down name by name, from descriptor to descriptor. The kernel cannot make what is missing behind a
+    /// link (an image with /var/run -> /run, and no /run), so links are read here; a `..` goes back to the
+    /// descriptor that we came from, never above the root.
+    fn walk_and_make(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        const MAX_LINKS: u32 = 40; // the kernel's own limit
+        let mut links = 0;
+        let mut ahead: Vec<PathBuf> = vec![path.into()];
+        let mut way = vec![self.open(Path::new("/"), libc::O_PATH | libc::O_DIRECTORY)?];
+        while let Some(rest) = ahead.pop() {
+            let mut components = rest.components();
+            let Some(component) = components.next() else { continue };
+            ahead.push(components.as_path().into());
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::ParentDir if way.len() > 1 => {
+                    way.pop();
+                    continue;
+                }
+                _ => continue,
+            };
+            let here = &way[way.len() - 1];
+            let next = open_name(here, name).or_else(|errno| match errno {
+                Errno::ENOENT => make_dir(here, name).and_then(|()| open_name(here, name)),
+                _ => Err(errno),
+            })?;
+            match SFlag::from_bits_truncate(fstat(&next)?.st_mode) & SFlag::S_IFMT {
+                SFlag::S_IFDIR => way.push(next),
+                SFlag::S_IFLNK if links == MAX_LINKS => return Err(Errno::ELOOP),
+                SFlag::S_IFLNK => {
+                    links += 1;
+                    let target = PathBuf::from(readlinkat(&next, "")?);
+                    if target.is_absolute() {
+                        way.truncate(1);
+                    }
+                    ahead.push(target);
+                }
+                _ => return Err(Errno::ENOTDIR),
+            }
         }
-        .context(|| format!("create directory {} in the rootfs", path.display()))
+        Ok(way.pop().expect("the root is never left"))
     }
 
     /// Opens the parent directory of `path`, made if missing, and gives the last name.
@@ -94,6 +128,20 @@ impl Root {
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Opens a name itself, whatever it is.
+fn open_name(dir: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let resolve = Resolve::BENEATH | Resolve::NO_MAGICLINKS;
+    retry(|| openat2(dir, Path::new(name), libc::O_PATH | libc::O_NOFOLLOW, 0, resolve))
+}
+
+/// EEXIST is as good: somebody else was faster.
+fn make_dir(dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    match mkdirat(dir, name, Mode::from_bits_truncate(0o755)) {
+        Err(Errno::EEXIST) => Ok(()),
+        made => made,
     }
 }
 

@@ -3,18 +3,17 @@
 use std::os::fd::AsFd;
 
 use crate::cli::RunOptions;
-use crate::create::{Created, Mode, new_container};
+use crate::create::{Created, Mode, Process, new_container};
 use crate::delete::destroy;
 use crate::error::{Context, Result};
-use crate::fds::Passed;
 use crate::relay::{self, Console, Signals};
 use crate::start::run_poststart;
 
 /// The exit code of the container's process; 0 when it runs on, detached.
-pub fn run(options: &RunOptions, passed: Passed) -> Result<i32> {
+pub fn run(options: &RunOptions, process: &Process) -> Result<i32> {
     let id = &options.create.id;
     if options.detach {
-        let created = new_container(&options.create, passed, Mode::Detached)?;
+        let created = new_container(&options.create, process, Mode::Detached)?;
         return detach(&created).context(|| format!("run container {id}")).map(|()| 0);
     }
     if !options.no_subreaper {
@@ -23,7 +22,7 @@ pub fn run(options: &RunOptions, passed: Passed) -> Result<i32> {
     }
     // Before the container exists: a signal that comes meanwhile is for it.
     let signals = relay::block_signals()?;
-    let created = new_container(&options.create, passed, Mode::Foreground)?;
+    let created = new_container(&options.create, process, Mode::Foreground)?;
     attend(&signals, created, options.keep).context(|| format!("run container {id}"))
 }
 

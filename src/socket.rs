@@ -1,18 +1,20 @@
 //! Unix sockets that callers name: connecting to them, and sending them one descriptor.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect as connect_to, sendmsg,
-    socket,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    connect as connect_to, recvmsg, sendmsg, socket,
 };
 use nix::sys::stat::Mode;
 
 use crate::error::{Context, Result};
+use crate::sys::process::adopt_fd;
 
 /// Connects to the stream socket at `path`, however long that is: a socket's address has only 108 bytes, so it is
 /// named through a descriptor.
@@ -34,4 +36,56 @@ pub fn send_fd(socket: impl AsFd, text: &[u8], fd: BorrowedFd<'_>) -> Result<(),
     let socket = socket.as_fd().as_raw_fd();
     sendmsg::<()>(socket, &[IoSlice::new(text)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
+}
+
+/// Receives one message: its length, 0 at the end, and the descriptor that came with it.
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut control = cmsg_space!([std::os::fd::RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags) {
+        Err(Errno::EINTR) => return receive(socket, buffer),
+        other => other?,
+    };
+    let mut fd = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            fd = fds.first().map(|&fd| adopt_fd(fd)).transpose()?;
+        }
+    }
+    Ok((message.bytes, fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{Backlog, bind, listen, socketpair};
+    use nix::sys::stat::fstat;
+
+    #[test]
+    fn a_message_carries_one_descriptor() {
+        let (mine, theirs) =
+            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let file = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).unwrap();
+        send_fd(&mine, b"text", file.as_fd()).unwrap();
+        let mut buffer = [0; 16];
+        let (length, received) = receive(&theirs, &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"text");
+        assert_eq!(fstat(received.unwrap()).unwrap().st_rdev, fstat(&file).unwrap().st_rdev);
+    }
+
+    #[test]
+    fn a_socket_may_lie_deep() {
+        let dir = std::env::temp_dir().join(format!("keel-socket-{}", std::process::id()));
+        let deep = dir.join("d".repeat(120));
+        std::fs::create_dir_all(&deep).unwrap();
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let parent = open(&deep, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        let short = format!("/proc/self/fd/{}/s", parent.as_raw_fd());
+        bind(listener.as_raw_fd(), &UnixAddr::new(short.as_str()).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        assert!(connect(&deep.join("s")).is_ok());
+        assert_eq!(connect(&deep.join("t")).unwrap_err().errno(), Some(Errno::ENOENT));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

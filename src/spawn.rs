@@ -37,7 +37,10 @@ pub fn spawn(
         Clone::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, sync: create_end }),
         Clone::Child => {
             drop(create_end);
-            #[expect(unreachable_code, reason = "the compiler sees that init never returns, but wants a value")]
+            #[expect(
+                unreachable_code,
+                reason = "the compiler sees that init never returns, but wants a value"
+            )]
             match init(init_end) {}
         }
     }

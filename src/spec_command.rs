@@ -104,9 +104,7 @@ pub fn spec(dir: &Path, rootless: bool) -> Result<()> {
     let path = dir.join("config.json");
     let text = if rootless { rootless_config(geteuid().as_raw(), getegid().as_raw()) } else { CONFIG.into() };
     match OpenOptions::new().write(true).create_new(true).open(&path) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            Err(Error::new(format!("{} exists, remove it first", path.display())))
-        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::new("it exists, remove it first")),
         file => file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::from),
     }
     .context(|| format!("write {}", path.display()))

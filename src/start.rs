@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::container::{Container, State, Status};
@@ -22,7 +23,12 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
     let state = container.state()?;
     // Before the program runs, which may be ready at once.
     let notify = Notify::listen(&container)?;
-    gate::open(container.connect_start_socket()?)?;
+    let gate = container.connect_start_socket().map_err(|error| match error.errno() {
+        // Nobody listens any more, or nobody ever will.
+        Some(Errno::ECONNREFUSED | Errno::ENOENT) => gate::already_started(),
+        _ => error,
+    })?;
+    gate::open(gate)?;
     run_poststart(&container, &state)?;
     if let (Some(notify), Some(pidfd)) = (notify, state.init()?) {
         notify.relay(Pid::from_raw(state.pid), pidfd.as_fd())?;

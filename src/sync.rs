@@ -3,18 +3,13 @@
 //! Init tells how far it is, create tells when to go on. A closed socket is a message too: the other side
 //! is dead. Init's end closes by itself at execve, and by then nobody may still need it.
 
-use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    self, AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
-};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 
 use crate::error::{Context, Error, Result};
-use crate::socket::send_fd;
-use crate::sys::process::adopt_fd;
+use crate::socket::{receive, send_fd};
 
 /// What init says to create.
 pub enum FromInit {
@@ -129,23 +124,6 @@ impl InitEnd {
 
 fn send(socket: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
     socket::send(socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL).map(drop)
-}
-
-fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
-    let mut parts = [IoSliceMut::new(buffer)];
-    let mut control = cmsg_space!([std::os::fd::RawFd; 1]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags) {
-        Err(Errno::EINTR) => return receive(socket, buffer),
-        other => other?,
-    };
-    let mut fd = None;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            fd = fds.first().map(|&fd| adopt_fd(fd)).transpose()?;
-        }
-    }
-    Ok((message.bytes, fd))
 }
 
 #[cfg(test)]

@@ -65,6 +65,11 @@ impl Capabilities {
         Self { bounding, effective, permitted, inheritable, ambient, field: node.field().clone() }
     }
 
+    /// Whether the bounding set keeps a capability.
+    pub fn bounds(&self, capability: Capability) -> bool {
+        self.bounding & capability.bitmask() != 0
+    }
+
     /// What takes root's powers: drops from the bounding set what the config does not keep, for good, and makes the
     /// permitted set outlive the change of user, which otherwise empties it.
     pub fn before_setuid(&self) -> Result<Granted> {

@@ -114,21 +114,19 @@ fn read_list(linux: &Node) -> Vec<Device> {
     listed
 }
 
+/// Every value is read before any is missed, so that all that is wrong is reported.
 fn read(node: &Node) -> Option<Device> {
     node.expect_keys(&["type", "path", "major", "minor", "fileMode", "uid", "gid"]);
-    let kind = read_type(node);
-    let path = read_path(node);
-    let number = match kind {
-        Some(SFlag::S_IFIFO) => Some(0),
-        _ => read_number(node),
-    };
+    let (kind, path) = (read_type(node), read_path(node));
+    let number = if kind == Some(SFlag::S_IFIFO) { Some(0) } else { read_number(node) };
+    let (mode, uid, gid) = (read_mode(node), read_id(node, "uid"), read_id(node, "gid"));
     Some(Device {
         field: node.field().clone(),
         path: path?,
-        mode: read_mode(node)?,
-        uid: Uid::from_raw(read_id(node, "uid")?),
-        gid: Gid::from_raw(read_id(node, "gid")?),
         inode: Inode { kind: kind?, number: number? },
+        mode: mode?,
+        uid: Uid::from_raw(uid?),
+        gid: Gid::from_raw(gid?),
     })
 }
 
@@ -154,7 +152,6 @@ fn read_path(node: &Node) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Both parts are read before either is missed, so that both are reported.
 fn read_number(node: &Node) -> Option<libc::dev_t> {
     // The kernel has 12 bits for the major number and 20 for the minor.
     let part = |key: &str, most: u64| {
@@ -243,7 +240,9 @@ fn open_dev(root: &Root) -> Result<OwnedFd> {
             mkdirat(root, "dev", Mode::from_bits_truncate(0o755)).context(|| "create /dev in the rootfs")?;
             open()
         }
-        Err(Errno::ENOTDIR) => return Err(Error::new("open /dev in the rootfs: it is a link or a file")),
+        Err(Errno::ENOTDIR) => {
+            return Err(Error::new("open /dev in the rootfs: it is a link, or not a directory"));
+        }
         opened => opened,
     }
     .context(|| "open /dev in the rootfs")

@@ -153,7 +153,7 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("nouser", Effect::Nothing),
     ("_netdev", Effect::Nothing),
     ("mand", Effect::Gone),
-    ("nomand", Effect::Gone),
+    ("nomand", Effect::Nothing),
 ];
 
 fn effect(name: &str) -> Option<Effect> {
@@ -241,11 +241,9 @@ fn apply(effect: Effect, to: &mut Change) {
             to.clear |= flag;
         }
         Effect::Atime(mode) => choose(mode),
-        // "Not this one" leaves another mode that was asked for. Without one it is the kernel's default, relatime,
-        // or what is left when that is refused.
-        Effect::NotAtime(mode) if chosen.is_none_or(|chosen| chosen == mode) => {
-            choose(if mode == attr::RELATIME { attr::STRICTATIME } else { attr::RELATIME });
-        }
+        // "Not this one" leaves another mode that was asked for. Without one it is the kernel's default, as for
+        // mount(8): norelatime does not mean strictatime.
+        Effect::NotAtime(mode) if chosen.is_none_or(|chosen| chosen == mode) => choose(attr::RELATIME),
         _ => {}
     }
 }
@@ -334,7 +332,7 @@ mod tests {
             (["noatime", "relatime"], attr::RELATIME, attr::ATIME),
             (["noatime", "atime"], attr::RELATIME, attr::ATIME),
             (["noatime", "norelatime"], attr::NOATIME, attr::ATIME),
-            (["defaults", "norelatime"], attr::STRICTATIME, attr::ATIME),
+            (["defaults", "norelatime"], attr::RELATIME, attr::ATIME),
             (["strictatime", "atime"], attr::STRICTATIME, attr::ATIME),
             (["strictatime", "nodiratime"], attr::STRICTATIME | attr::NODIRATIME, attr::ATIME),
         ] {

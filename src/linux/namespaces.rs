@@ -383,7 +383,7 @@ mod tests {
         for (path, message) in table {
             let (namespaces, _) =
                 plan(&format!(r#"{{"namespaces": [{{"type": "uts", "path": "{path}"}}]}}"#));
-            let error = namespaces.open(&Proc::host().unwrap()).err().unwrap();
+            let error = namespaces.open(&Proc::host()).err().unwrap();
             assert_eq!(error.to_string(), format!("{message} [config.json /namespaces/0/path]"));
         }
     }
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn the_runtimes_own_namespace_by_path_is_not_joined() {
         let (namespaces, _) = plan(r#"{"namespaces": [{"type": "network", "path": "/proc/self/ns/net"}]}"#);
-        let joined = namespaces.open(&Proc::host().unwrap()).unwrap();
+        let joined = namespaces.open(&Proc::host()).unwrap();
         assert!(joined.is_own(Kind::Network) && joined.by_parent.is_empty());
     }
 }

@@ -10,24 +10,21 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config.md#process>,
 //! <https://man7.org/linux/man-pages/man7/pty.7.html>
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::root::Root;
+use crate::socket::send_fd;
 use crate::spec::Node;
 use crate::sys::fs::{Resolve, openat2};
 use crate::sys::mount::{move_mount, open_tree_clone};
-use crate::sys::terminal::{
-    Size, receive_fd, send_fd, tiocgptpeer, tiocsctty, tiocsptlck_unlock, tiocswinsz,
-};
+use crate::sys::terminal::{Size, tiocgptpeer, tiocsctty, tiocsptlck_unlock, tiocswinsz};
 
 /// The process is to have a terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +55,6 @@ fn read_length(size: &Node, key: &str) -> Option<u16> {
     u16::try_from(length)
         .map_err(|_| size.problem(key, format_args!("must be from 0 to 65535 characters, not {length}")))
         .ok()
-}
-
-impl Terminal {
-    /// Whether the config gives its size, which the caller's terminal then must not change.
-    pub fn has_size(&self) -> bool {
-        self.size.is_some()
-    }
 }
 
 /// A pseudo-terminal. Dropping it closes this process's side of both ends; the process keeps the other end as
@@ -140,7 +130,7 @@ impl Pty {
     /// Sends the master to whoever will talk to the process.
     pub fn send_master(&self, socket: BorrowedFd<'_>) -> Result<()> {
         // The name is what other runtimes send; receivers only need the message not to be empty.
-        send_fd(socket, b"/dev/ptmx", &self.master)
+        send_fd(socket, b"/dev/ptmx", self.master.as_fd())
             .context(|| "send the terminal to the console socket")
             .at(&self.field)
     }
@@ -175,43 +165,19 @@ fn open_console(root: &Root) -> Result<OwnedFd> {
         Ok(console) => {
             let kind = SFlag::from_bits_truncate(fstat(&console)?.st_mode) & SFlag::S_IFMT;
             if kind != SFlag::S_IFREG && kind != SFlag::S_IFCHR {
-                return Err(Error::new("use /dev/console in the rootfs: it is neither a file nor a device"));
+                return Err(Error::new(
+                    "use /dev/console in the rootfs: it is a link, or neither a file nor a device",
+                ));
             }
             Ok(console)
         }
     }
 }
 
-/// Connects to the socket at `path`, on the host, that shall receive the master.
-pub fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
-    let connected = || -> Result<OwnedFd, Errno> {
-        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        match UnixAddr::new(path) {
-            Err(Errno::ENAMETOOLONG) => {
-                // An address holds 107 bytes, and callers' state directories are deep.
-                let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-                let short = format!("/proc/self/fd/{}", file.as_raw_fd());
-                connect(socket.as_raw_fd(), &UnixAddr::new(short.as_str())?)?;
-            }
-            address => connect(socket.as_raw_fd(), &address?)?,
-        }
-        Ok(socket)
-    };
-    connected().context(|| format!("connect to console socket {}", path.display()))
-}
-
-/// Receives a master that [`Pty::send_master`] sent.
-pub fn receive_master(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
-    receive_fd(socket)
-        .and_then(|master| master.ok_or(Errno::ECONNRESET))
-        .context(|| "receive the terminal of the container")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::spec::{Report, parse};
-    use nix::sys::socket::{Backlog, bind, listen, socketpair};
 
     fn planned(json: &str) -> Result<Option<Terminal>> {
         let report = Report::default();
@@ -229,7 +195,7 @@ mod tests {
         assert_eq!(planned(r#"{"terminal": false, "consoleSize": {"height": "x"}}"#).unwrap(), None);
         assert_eq!(planned(r#"{"consoleSize": 7}"#).unwrap(), None);
         assert_eq!(size(r#"{"terminal": true}"#), None);
-        assert_eq!(size(r#"{"terminal": true, "consoleSize": {"height": 0, "width": 0}}"#), None);
+        assert_eq!(size(r#"{"terminal": true, "consoleSize": {"height": 0, "width": 80}}"#), None);
         assert_eq!(
             size(r#"{"terminal": true, "consoleSize": {"height": 25, "width": 65535}}"#),
             Some((25, 65535))
@@ -244,35 +210,5 @@ mod tests {
             "invalid config.json: /consoleSize/height: must be from 0 to 65535 characters, not 65536; \
              /consoleSize/width: is required"
         );
-    }
-
-    #[test]
-    fn the_console_socket_gets_one_message_with_one_descriptor() {
-        let (mine, theirs) =
-            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        let file = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).unwrap();
-        let pty = Pty { field: Field::root(), master: file.try_clone().unwrap(), slave: file };
-        pty.send_master(mine.as_fd()).unwrap();
-        let received = receive_master(theirs.as_fd()).unwrap();
-        assert_eq!(fstat(&received).unwrap().st_rdev, fstat(&pty.master).unwrap().st_rdev);
-        drop(mine);
-        let error = receive_master(theirs.as_fd()).unwrap_err();
-        assert_eq!(error.errno(), Some(Errno::ECONNRESET));
-    }
-
-    #[test]
-    fn a_console_socket_may_lie_deep() {
-        let dir = std::env::temp_dir().join(format!("keel-console-{}", std::process::id()));
-        let deep = dir.join("d".repeat(120));
-        std::fs::create_dir_all(&deep).unwrap();
-        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        let parent = open(&deep, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
-        let short = format!("/proc/self/fd/{}/s", parent.as_raw_fd());
-        bind(listener.as_raw_fd(), &UnixAddr::new(short.as_str()).unwrap()).unwrap();
-        listen(&listener, Backlog::new(1).unwrap()).unwrap();
-        assert!(connect_console_socket(&deep.join("s")).is_ok());
-        let missing = connect_console_socket(&deep.join("t")).unwrap_err();
-        assert_eq!(missing.errno(), Some(Errno::ENOENT));
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

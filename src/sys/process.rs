@@ -1,11 +1,13 @@
 //! Making processes and telling them apart.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::unistd::Pid;
 
-use super::{Result, check, check_fd};
+use super::{Result, c_path, check, check_fd};
 
 /// Which side of a clone this is.
 pub enum Clone {
@@ -101,6 +103,48 @@ pub fn fexecve(file: impl AsFd, argv: &[&CStr], envp: &[&CStr]) -> nix::errno::E
     check(result).expect_err("execveat returns only on error")
 }
 
+/// `execveat(dir, path, argv, environ, flags)` — runs a program in this one's place with the same arguments and
+/// environment; returns only an error. See `execveat(2)`. Since Linux 3.19.
+pub fn execveat_with_own_arguments(dir: impl AsFd, path: &Path, flags: i32) -> nix::errno::Errno {
+    let Ok(path) = c_path(path) else { return nix::errno::Errno::EINVAL };
+    let argv: Vec<CString> =
+        std::env::args_os().filter_map(|argument| CString::new(argument.into_vec()).ok()).collect();
+    let argv: Vec<_> = argv.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+    // SAFETY: one thread, or none that changes the environment, so that nobody writes the variable meanwhile.
+    let envp = unsafe { libc::environ };
+    let dir = dir.as_fd().as_raw_fd();
+    // SAFETY: argv ends with a null pointer and outlives the call with its strings; environ is kept so by libc.
+    let result = unsafe {
+        libc::syscall(libc::SYS_execveat, dir, path.as_ptr(), argv.as_ptr(), envp.cast_const(), flags)
+    };
+    check(result).expect_err("execveat returns only on error")
+}
+
+/// `getauxval(AT_EXECFN)` — the path that the kernel was given to run this program. See `getauxval(3)`.
+pub fn exec_path() -> &'static CStr {
+    // SAFETY: reads what the kernel left on the stack at the start.
+    let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;
+    if path.is_null() {
+        return c"";
+    }
+    // SAFETY: the kernel made it a C string, and it stays for the life of the process.
+    unsafe { CStr::from_ptr(path) }
+}
+
+/// `int main()` — what the C library calls; its return value is the exit code. For a crate with `no_main`, where the
+/// standard library prepares nothing: no signal stack, SIGPIPE as inherited, 0 to 2 open or not.
+#[macro_export]
+macro_rules! c_main {
+    ($run:path) => {
+        // SAFETY: the linker would refuse a second symbol of this name; the C library calls it once, with one thread.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn main() -> i32 {
+            $run()
+        }
+    };
+}
+
 /// `_exit(status)` — ends this process at once: no destructors, no exit handlers. See `_exit(2)`.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing runs after it.
@@ -116,6 +160,12 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd> {
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) }.into())?;
     // SAFETY: it is open, and the caller is the only one to name it by this number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `signal(signal, SIG_IGN)` — ignores a signal until [`reset_signals`]. See `signal(2)`.
+pub fn signal_ignore(signal: i32) {
+    // SAFETY: no handler is installed. It fails for numbers that are no signals only, and changes nothing then.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 /// `rt_sigaction(signal, SIG_DFL)` for all signals and an empty mask — what execve should find. Rust's start-up

@@ -1,10 +1,7 @@
 //! Pseudo-terminals, and passing their descriptors: `ioctl_tty(2)`, `unix(7)`.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use super::{Result, check, check_fd};
 
@@ -55,35 +52,4 @@ pub fn tiocgwinsz(terminal: impl AsFd) -> Result<Size> {
     // SAFETY: size lives across the call.
     check(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) }.into())?;
     Ok(Size { rows: size.ws_row, columns: size.ws_col })
-}
-
-/// `sendmsg(socket, {data, SCM_RIGHTS [fd]}, MSG_NOSIGNAL)` — sends one message with one descriptor. See
-/// `unix(7)`.
-pub fn send_fd(socket: impl AsFd, data: &[u8], fd: impl AsFd) -> Result<()> {
-    let (socket, fds) = (socket.as_fd().as_raw_fd(), [fd.as_fd().as_raw_fd()]);
-    let rights = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(socket, &[IoSlice::new(data)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
-}
-
-/// `recvmsg(socket, MSG_CMSG_CLOEXEC)` — receives one message with one descriptor; None when the other side
-/// closed, EBADMSG when the message has another number of descriptors. See `unix(7)`.
-pub fn receive_fd(socket: impl AsFd) -> Result<Option<OwnedFd>> {
-    let mut data = [0; 64];
-    let mut iov = [IoSliceMut::new(&mut data)];
-    let mut space = nix::cmsg_space!([i32; 4]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut iov, Some(&mut space), flags)?;
-    let mut fds = Vec::new();
-    for part in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            // SAFETY: the kernel has just made these descriptors for us and nothing else knows their numbers.
-            fds.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    match (fds.pop(), fds.is_empty(), message.bytes) {
-        (Some(fd), true, _) => Ok(Some(fd)),
-        (None, _, 0) => Ok(None),
-        _ => Err(Errno::EBADMSG),
-    }
 }

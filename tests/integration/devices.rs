@@ -161,9 +161,9 @@ fn a_device_with_a_relative_path_is_refused() {
 
 fn a_mode_beyond_the_permission_bits_is_refused() {
     let mut c = Sandbox::new();
-    let mut device = device("/dev/x", "c", 1, 3);
-    device["fileMode"] = json!(0o200000);
-    c.set("/linux/devices", json!([device])).refused("/linux/devices/0/fileMode");
+    let mut node = device("/dev/x", "c", 1, 3);
+    node["fileMode"] = json!(0o200000);
+    c.set("/linux/devices", json!([node])).refused("/linux/devices/0/fileMode");
 }
 
 fn without_dev(c: &mut Sandbox) {

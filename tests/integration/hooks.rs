@@ -109,7 +109,7 @@ fn each_hook_reads_the_state_on_stdin() {
 fn a_hooks_environment_is_exactly_the_configured_one() {
     let mut c = Sandbox::new();
     // The shell adds PWD of its own accord.
-    let print = "cat /proc/self/environ | tr '\\0' '\\n' | grep -v ^PWD=";
+    let print = "cat /proc/$$/environ | tr '\\0' '\\n' | grep -v ^PWD=";
     let path = c.script("environment", &format!("{print} >$D/environment"));
     c.set("/hooks/createRuntime/-", json!({"path": path, "env": ["A=1", "B=two words"]}));
     let path = c.script("none", &format!("{print} >$D/none; true"));
