@@ -96,13 +96,6 @@ pub fn path(path: &str) -> Result<(), String> {
     Path::new(path).exists().then_some(()).ok_or(format!("needs {path}"))
 }
 
-/// A cgroup v2 controller.
-pub fn controller(name: &str) -> Result<(), String> {
-    let list = cgroup_root().and_then(|root| fs::read_to_string(root.join("cgroup.controllers")).ok());
-    let found = list.is_some_and(|list| list.split_whitespace().any(|c| c == name));
-    found.then_some(()).ok_or(format!("needs the cgroup v2 controller {name}"))
-}
-
 pub fn cgroup_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().rfind(|line| line.contains(" - cgroup2 "))?;
@@ -112,6 +105,7 @@ pub fn cgroup_root() -> Option<PathBuf> {
 /// What a command did.
 #[derive(Debug)]
 pub struct Output {
+    #[allow(dead_code, reason = "shown when a test fails")]
     pub command: String,
     /// 128 + n after signal n, as a shell says it.
     pub code: i32,
