@@ -80,6 +80,10 @@ fn what_keel_cannot_do_yet_is_a_problem() {
         c.set(pointer, value);
         c.refused(pointer.trim_end_matches("/-"));
     }
+    let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+    let (mut c, options) = (Sandbox::new(), ["bind", "idmap"]);
+    c.mount(json!({"destination": "/v", "source": "/", "options": options, "uidMappings": map, "gidMappings": map}));
+    c.refused("/mounts/7");
 }
 
 fn unknown_properties_are_none() {

@@ -92,7 +92,9 @@ fn a_create_killed_anywhere_leaves_nothing_after_delete() {
 
 fn a_start_killed_anywhere_leaves_nothing_after_delete() {
     needs!(keel(), program("strace"));
-    let prepare = |c: &mut Sandbox| drop(c.acts("pause").created());
+    let prepare = |c: &mut Sandbox| {
+        c.acts("pause").created();
+    };
     killed_at_each(
         prepare,
         |c| vec!["start".into(), c.id.clone()],
@@ -106,7 +108,9 @@ fn a_start_killed_anywhere_leaves_nothing_after_delete() {
 fn a_delete_killed_anywhere_can_be_repeated() {
     needs!(keel(), program("strace"));
     killed_at_each(
-        |c: &mut Sandbox| drop(c.running()),
+        |c: &mut Sandbox| {
+            c.running();
+        },
         |c| vec!["delete".into(), "--force".into(), c.id.clone()],
         |_| (),
     );

@@ -116,7 +116,6 @@ fn options_without_an_effect_are_accepted() {
         "suid",
         "symfollow",
         "rw",
-        "nomand",
     ];
     c.mount(json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": options}));
     assert_eq!(at(&c.report(), "/t")["options"], json!(["rw", "relatime"]));

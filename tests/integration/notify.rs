@@ -1,6 +1,7 @@
 //! sd_notify: READY=1 of the payload reaches the caller's NOTIFY_SOCKET.
 
 use std::os::unix::net::UnixDatagram;
+use std::thread;
 use std::time::Duration;
 
 use crate::sandbox::{Sandbox, keel};
@@ -19,15 +20,15 @@ fn socket(c: &Sandbox) -> UnixDatagram {
     socket
 }
 
-/// All that arrives until READY=1.
-fn received(socket: &UnixDatagram) -> String {
-    let (mut all, mut bytes) = (String::new(), [0; 4096]);
-    while !all.contains("READY=1") {
-        let n = socket.recv(&mut bytes).unwrap_or_else(|e| panic!("{e} after {all:?}"));
-        all.push_str(&String::from_utf8_lossy(&bytes[..n]));
-        all.push('\n');
-    }
-    all
+/// Waits for READY=1, and goes on reading as systemd does: a barrier ends when its descriptor is received.
+fn ready(socket: UnixDatagram) {
+    let mut bytes = [0; 4096];
+    let mut receive = move || {
+        let n = socket.recv(&mut bytes)?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes[..n]).into_owned())
+    };
+    while !receive().expect("READY=1 within the time").contains("READY=1") {}
+    thread::spawn(move || while receive().is_ok() {});
 }
 
 fn ready_is_relayed_by_run() {
@@ -38,7 +39,7 @@ fn ready_is_relayed_by_run() {
     let mut command = c.command(&["run", &c.id]);
     command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
     let run = c.spawn(command);
-    received(&host);
+    ready(host);
     c.wait_printed("waiting");
     c.kill("TERM").ok();
     assert_eq!(run.wait().ok().stdout, "ok\nwaiting\nTERM\n");
@@ -59,8 +60,8 @@ fn ready_is_relayed_by_start_which_waits_for_it() {
     c.wait_printed("waiting");
     assert!(std::path::Path::new(&format!("/proc/{}", start.pid())).exists());
     c.kill("USR1").ok();
+    ready(host);
     start.wait().ok();
-    received(&host);
 }
 
 fn a_payload_that_dies_unready_does_not_hang_start() {

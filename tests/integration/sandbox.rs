@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::mem::take;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
 use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 /// Longer than any command may take on a machine that is busy with the other tests.
@@ -94,13 +96,6 @@ pub fn path(path: &str) -> Result<(), String> {
     Path::new(path).exists().then_some(()).ok_or(format!("needs {path}"))
 }
 
-/// A cgroup v2 controller.
-pub fn controller(name: &str) -> Result<(), String> {
-    let list = cgroup_root().and_then(|root| fs::read_to_string(root.join("cgroup.controllers")).ok());
-    let found = list.is_some_and(|list| list.split_whitespace().any(|c| c == name));
-    found.then_some(()).ok_or(format!("needs the cgroup v2 controller {name}"))
-}
-
 pub fn cgroup_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().rfind(|line| line.contains(" - cgroup2 "))?;
@@ -110,6 +105,7 @@ pub fn cgroup_root() -> Option<PathBuf> {
 /// What a command did.
 #[derive(Debug)]
 pub struct Output {
+    #[allow(dead_code, reason = "shown when a test fails")]
     pub command: String,
     /// 128 + n after signal n, as a shell says it.
     pub code: i32,
@@ -151,10 +147,19 @@ impl Output {
 pub struct Running {
     command: String,
     child: Child,
-    files: [PathBuf; 2],
+    /// Where stdout and stderr go.
+    files: Option<[PathBuf; 2]>,
 }
 
 impl Running {
+    /// A command whose output goes elsewhere.
+    pub fn of(command: &mut Command) -> Self {
+        let words: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        let words = format!("{} {}", command.get_program().display(), words.join(" "));
+        let child = command.spawn().unwrap_or_else(|e| panic!("run {words}: {e}"));
+        Self { command: words, child, files: None }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -178,9 +183,8 @@ impl Running {
     }
 
     fn printed(&self) -> [String; 2] {
-        self.files
-            .each_ref()
-            .map(|path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned())
+        let read = |path: &PathBuf| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        self.files.as_ref().map_or_else(Default::default, |files| files.each_ref().map(read))
     }
 }
 
@@ -359,10 +363,9 @@ impl Sandbox {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let files = ["out", "err"].map(|end| self.dir.join(format!("io/{call}.{end}")));
         let [stdout, stderr] = files.each_ref().map(|path| File::create(path).expect("make an output file"));
-        let child = command.stdout(stdout).stderr(stderr).spawn();
-        let child = child.unwrap_or_else(|e| panic!("run {command:?}: {e}"));
-        let words: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
-        Running { command: format!("{} {}", command.get_program().display(), words.join(" ")), child, files }
+        let mut running = Running::of(command.stdout(stdout).stderr(stderr));
+        running.files = Some(files);
+        running
     }
 
     #[track_caller]
@@ -429,7 +432,7 @@ impl Sandbox {
         self
     }
 
-    /// `create` refuses the config, names the field, and leaves nothing behind.
+    /// `create` refuses the config, names the field or one inside it, and leaves nothing behind.
     #[track_caller]
     pub fn refused(&self, field: &str) -> String {
         self.write_config();
@@ -612,6 +615,12 @@ pub fn link(from: &Path, to: &Path) {
     if fs::hard_link(from, to).is_err() {
         fs::copy(from, to).expect("copy a program");
     }
+}
+
+/// Whether there is something to read, or the end of it, before the patience ends.
+pub fn readable(fd: impl AsFd) -> bool {
+    let timeout = PollTimeout::try_from(PATIENCE).expect("a time that poll takes");
+    poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) == Ok(1)
 }
 
 /// Waits for something that another process does in its own time.

@@ -43,10 +43,8 @@ fn a_created_container_has_three_descriptors() {
     let mut c = Sandbox::new();
     c.acts("report").created().start().ok();
     c.wait_printed("}\n");
-    assert_eq!(
-        numbers(&serde_json::from_str(&c.printed().lines().next().unwrap().to_owned()).unwrap()),
-        ["0", "1", "2"]
-    );
+    let seen: Value = serde_json::from_str(&c.printed()).unwrap();
+    assert_eq!(numbers(&seen), ["0", "1", "2"]);
 }
 
 fn stdin_and_stdout_are_the_callers() {
