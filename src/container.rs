@@ -182,6 +182,11 @@ impl Container {
             let path = self.path().join(STATE);
             Error::new(format!("read {}: {e} (delete --force removes the container)", path.display()))
         })?;
+        if state.id != self.id {
+            let path = self.path().join(STATE);
+            let what = "it is not the state of this container (delete --force removes the container)";
+            return Err(Error::new(format!("read {}: {what}", path.display())));
+        }
         state.forget_other_boot()
     }
 
@@ -192,18 +197,28 @@ impl Container {
 
     fn read_state(&self) -> Result<Vec<u8>> {
         match self.open_file(STATE, OFlag::O_RDONLY) {
-            Err(Errno::ENOENT) => Err(missing(&self.id)),
+            Err(Errno::ENOENT) => return Err(missing(&self.id)),
             file => file.map_err(Error::from).and_then(|file| Ok(read_all(file)?)),
         }
+        // A create that was killed between making the file and writing it.
+        .and_then(|text| if text.is_empty() { Err(missing(&self.id)) } else { Ok(text) })
         .context(|| format!("read {}", self.path().join(STATE).display()))
+    }
+
+    /// Writes the first state, of a container that nobody else knows yet: an empty file is as good as none.
+    pub fn create_state(&self, state: &State) -> Result<()> {
+        let write = || -> Result<()> {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            Ok(self.open_file(STATE, flags)?.write_all(&to_json(state)?)?)
+        };
+        write().context(|| format!("write {}", self.path().join(STATE).display()))
     }
 
     /// Replaces state.json; a reader sees the old or the new one, whatever happens.
     pub fn write_state(&self, state: &State) -> Result<()> {
         let write = || -> Result<()> {
-            let text = serde_json::to_vec(state).map_err(|e| Error::new(e.to_string()))?;
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-            self.open_file(NEW_STATE, flags)?.write_all(&text)?;
+            self.open_file(NEW_STATE, flags)?.write_all(&to_json(state)?)?;
             Ok(renameat(&self.dir, NEW_STATE, &self.dir, STATE)?)
         };
         write().context(|| format!("write {}", self.path().join(STATE).display()))
@@ -308,6 +323,10 @@ impl Container {
         let path = self.path();
         remove(AT_FDCWD, &path, UnlinkatFlags::RemoveDir).context(|| format!("remove {}", path.display()))
     }
+}
+
+fn to_json(state: &State) -> Result<Vec<u8>> {
+    serde_json::to_vec(state).map_err(|e| Error::new(e.to_string()))
 }
 
 fn remove(dir: impl AsFd, path: &Path, flags: UnlinkatFlags) -> Result<(), Errno> {

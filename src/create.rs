@@ -20,7 +20,7 @@ use crate::fds::Passed;
 use crate::handover;
 use crate::host::Host;
 use crate::init::{self, Inherited};
-use crate::linux::namespaces::Kind;
+use crate::linux::namespaces::{Joined, Kind};
 use crate::linux::self_exe::{self, Protection};
 use crate::linux::sysctl::{self, Private};
 use crate::linux::{hooks, mounts, net_devices};
@@ -28,6 +28,7 @@ use crate::log;
 use crate::notify::{self, Notify};
 use crate::plan::Plan;
 use crate::proc::Proc;
+use crate::relay::Console;
 use crate::socket;
 use crate::spawn::{Spawned, spawn};
 use crate::spec::Report;
@@ -65,10 +66,8 @@ pub struct Created {
 pub struct First {
     pub pid: Pid,
     pub pidfd: OwnedFd,
-    /// The terminal's master, in [`Mode::Foreground`].
-    pub terminal: Option<OwnedFd>,
-    /// The config gives the terminal's size.
-    pub sized: bool,
+    /// The container's terminal joined with this process's, in [`Mode::Foreground`].
+    pub console: Option<Console>,
 }
 
 pub fn create(options: &CreateOptions, process: &Process) -> Result<()> {
@@ -100,34 +99,18 @@ fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result
     }
 
     let container = Container::create(&options.root, &options.id)?;
-    let mut state = first_state(&plan, &bundle, options)?;
-    let mut cgroup = None;
-    let mut notify = None;
-    let making = Making { options, plan: &plan, container: &container, passed, mode };
-    let made = container.write_config(&bundle.config).and_then(|()| {
-        if notifies {
-            notify::make_dir(&container)?;
-            // The socket of a container that waits is bound by `start`, which listens to it.
-            notify = if mode == Mode::Create { None } else { Notify::listen(&container)? };
+    let state = first_state(&plan, &bundle, options)?;
+    let mut making = Making { options, host, bundle, plan, container, passed, mode, state, cgroup: None };
+    let notify = making.listen(notifies);
+    match notify.and_then(|notify| Ok((notify, making.first_process()?))) {
+        Ok((notify, first)) => {
+            Ok(Created { container: making.container, state: making.state, first, notify })
         }
-        let path = plan.cgroup.path(&host)?;
-        // Before the state names it as what to kill: it may be somebody else's.
-        Cgroup::refuse_used(&plan.cgroup, &path)?;
-        state.cgroup = Some(path.clone());
-        container.write_state(&state)?;
-        let cgroup = cgroup.insert(Cgroup::create(&plan.cgroup, &path, &host).inspect_err(|_| {
-            // It has undone itself, and what is there now is not ours.
-            state.cgroup = None;
-        })?);
-        making.first_process(cgroup, &mut state)
-    });
-    let first = made.inspect_err(|_| {
-        let undone = destroy(&container, &state).and_then(|()| cgroup.as_ref().map_or(Ok(()), Cgroup::undo));
-        if let Err(e) = undone {
-            log::warning(format_args!("undo create container {}: {e}", options.id));
+        Err(error) => {
+            making.undo();
+            Err(error)
         }
-    })?;
-    Ok(Created { container, state, first, notify })
+    }
 }
 
 /// What a `delete --force` needs to know from now on; the rest is added as it comes to be.
@@ -157,97 +140,154 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode) -> Result<()
     Err(Error::new(message).field(&field))
 }
 
-/// What the steps of a creation share.
+/// A container in the making; `state` and `cgroup` say what there is to undo.
 struct Making<'a> {
     options: &'a CreateOptions,
-    plan: &'a Plan,
-    container: &'a Container,
+    host: Host,
+    bundle: Bundle,
+    plan: Plan,
+    container: Container,
     passed: Passed,
     mode: Mode,
+    state: State,
+    cgroup: Option<Cgroup>,
 }
 
 impl Making<'_> {
+    /// Makes the socket on which the container will say that it is ready, and listens if it runs at once. (The
+    /// socket of a container that waits is bound by `start`, which listens to it.)
+    fn listen(&self, notifies: bool) -> Result<Option<Notify>> {
+        if !notifies {
+            return Ok(None);
+        }
+        notify::make_dir(&self.container)?;
+        if self.mode == Mode::Create { Ok(None) } else { Notify::listen(&self.container) }
+    }
+
+    fn make_cgroup(&mut self) -> Result<()> {
+        let path = self.plan.cgroup.path(&self.host)?;
+        // Before the state names it as what to kill: it may be somebody else's.
+        Cgroup::refuse_used(&self.plan.cgroup, &path)?;
+        self.state.cgroup = Some(path.clone());
+        self.container.create_state(&self.state)?;
+        let made = Cgroup::create(&self.plan.cgroup, &path, &self.host);
+        // It has undone itself, and what is there now is not ours.
+        self.cgroup = Some(made.inspect_err(|_| self.state.cgroup = None)?);
+        Ok(())
+    }
+
     /// Clones the container's first process and sees it through to its program, or to where it waits for `start`.
-    fn first_process(&self, cgroup: &Cgroup, state: &mut State) -> Result<First> {
-        let Self { options, plan, container, mode, .. } = *self;
+    fn first_process(&mut self) -> Result<First> {
+        self.make_cgroup()?;
+        let Self { options, plan, container, mode, state, .. } = self;
+        let cgroup = self.cgroup.as_ref().expect("it has just been made");
         let proc = Proc::host();
-        let inherited = self.open_for_init(cgroup)?;
         let joined = plan.namespaces.open(&proc)?;
-        let has = |kind| !joined.is_own(kind);
-        let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
-        sysctl::check(&plan.sysctls, private)?;
+        check_private(plan, &joined)?;
+        let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup)?;
 
         let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup.as_fd(), |create_end| {
             init::run(plan, state, &joined, inherited, create_end)
         })?;
+        // From here to the first word of init, all is done while init mounts.
         state.set_init(spawned.pid)?;
-        // All this goes on while init mounts.
+        // Hooks may ask for the state; without them it may say "created" now, since init does not go on alone.
+        let hooks = plan.hooks.any_in_create();
+        state.creating = hooks;
+        container.write_state(state)?;
+        container.write_config(&self.bundle.config)?;
         cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
         if let Some(score) = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref()) {
             score.apply(&proc, spawned.pid)?;
         }
         if let Some(rdt) = &plan.rdt {
             state.rdt = rdt.apply(&proc, &options.id, spawned.pid)?;
+            container.write_state(state)?;
         }
         net_devices::apply(&plan.net_devices, &proc, spawned.pid)?;
 
-        let terminal = self.await_ready(&spawned, state)?;
-        state.creating = false;
-        container.write_state(state)?;
+        let terminal = await_ready(&spawned, plan, state)?;
+        // Before the program starts, which may ask for the size at once.
+        let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
+        let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
+        if hooks {
+            state.creating = false;
+            container.write_state(state)?;
+        }
         if let Some(path) = &options.pid_file {
             handover::write_pid_file(path, spawned.pid)?;
         }
         if let Some(path) = &options.pidfd_socket {
             handover::send_pidfd(path, spawned.pidfd.as_fd())?;
         }
-        spawned.sync.send(if mode == Mode::Create { ToInit::Commit } else { ToInit::Start })?;
-        if mode != Mode::Create {
-            await_execution(&spawned)?;
-        }
-        let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
-        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, terminal, sized })
-    }
-
-    /// Opens what init needs of the host, while the host's files are in reach.
-    fn open_for_init(&self, cgroup: &Cgroup) -> Result<Inherited> {
-        let Self { options, plan, container, mode, .. } = *self;
-        let wait = mode == Mode::Create;
-        let own_cgroup_namespace = plan.namespaces.is_private(Kind::Cgroup);
-        Ok(Inherited {
-            root: match &plan.mounts.root {
-                Some(mount) => mounts::open_root(mount)?,
-                None => plan.rootfs.open()?,
-            },
-            mount_sources: mounts::open_sources(
-                &plan.mounts,
-                (!own_cgroup_namespace).then(|| cgroup.as_fd()),
-            )?,
-            console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
-            gate: wait.then(|| container.bind_start_socket()).transpose()?,
-            created_lock: wait.then(|| container.created_lock()).transpose()?,
-            first_private_fd: self.passed.first_private(),
-            new_keyring: !options.no_new_keyring,
-        })
-    }
-
-    /// Serves init until it is ready: runs the hooks that are this side's, takes the terminal.
-    fn await_ready(&self, spawned: &Spawned, state: &State) -> Result<Option<OwnedFd>> {
-        let mut terminal = None;
-        loop {
-            match spawned.sync.receive()? {
-                FromInit::Terminal(master) => terminal = Some(master),
-                FromInit::Mounted => {
-                    // Hooks may ask for the container's state.
-                    self.container.write_state(state)?;
-                    let stdin = state.oci_state(Status::Creating, state.pid);
-                    hooks::run(&self.plan.hooks.prestart, &stdin)?;
-                    hooks::run(&self.plan.hooks.create_runtime, &stdin)?;
-                    spawned.sync.send(ToInit::Continue)?;
-                }
-                FromInit::Ready => return Ok(terminal),
-                FromInit::Failed(error) => return Err(error),
-                FromInit::Closed => return Err(unexplained_death(&spawned.pidfd)),
+        match mode {
+            Mode::Create => spawned.sync.send(ToInit::Commit)?,
+            Mode::Detached | Mode::Foreground => {
+                spawned.sync.send(ToInit::Start)?;
+                await_execution(&spawned)?;
             }
+        }
+        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, console })
+    }
+
+    /// Leaves nothing behind.
+    fn undo(&self) {
+        let undone = destroy(&self.container, &self.state)
+            // And the parents that were made for it.
+            .and_then(|()| self.cgroup.as_ref().map_or(Ok(()), Cgroup::undo));
+        if let Err(e) = undone {
+            log::warning(format_args!("undo create container {}: {e}", self.options.id));
+        }
+    }
+}
+
+/// What the plan could not know: which of the namespaces that are joined by path are the runtime's own after all.
+fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
+    let has = |kind| !joined.is_own(kind);
+    let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
+    sysctl::check(&plan.sysctls, private)
+}
+
+/// Opens what init needs of the host, while the host's files are in reach.
+fn open_for_init(
+    options: &CreateOptions,
+    plan: &Plan,
+    container: &Container,
+    passed: Passed,
+    mode: Mode,
+    cgroup: &Cgroup,
+) -> Result<Inherited> {
+    let waits = mode == Mode::Create;
+    let own_cgroup_namespace = plan.namespaces.is_private(Kind::Cgroup);
+    Ok(Inherited {
+        root: match &plan.mounts.root {
+            Some(mount) => mounts::open_root(mount)?,
+            None => plan.rootfs.open()?,
+        },
+        mount_sources: mounts::open_sources(&plan.mounts, (!own_cgroup_namespace).then(|| cgroup.as_fd()))?,
+        console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
+        gate: waits.then(|| container.bind_start_socket()).transpose()?,
+        created_lock: waits.then(|| container.created_lock()).transpose()?,
+        first_private_fd: passed.first_private(),
+        new_keyring: !options.no_new_keyring,
+    })
+}
+
+/// Serves init until it is ready: runs the hooks that are this side's, takes the terminal's master.
+fn await_ready(spawned: &Spawned, plan: &Plan, state: &State) -> Result<Option<OwnedFd>> {
+    let mut terminal = None;
+    loop {
+        match spawned.sync.receive()? {
+            FromInit::Terminal(master) => terminal = Some(master),
+            FromInit::Mounted => {
+                let stdin = state.oci_state(Status::Creating, state.pid);
+                hooks::run(&plan.hooks.prestart, &stdin)?;
+                hooks::run(&plan.hooks.create_runtime, &stdin)?;
+                spawned.sync.send(ToInit::Continue)?;
+            }
+            FromInit::Ready => return Ok(terminal),
+            FromInit::Failed(error) => return Err(error),
+            FromInit::Closed => return Err(unexplained_death(&spawned.pidfd)),
         }
     }
 }

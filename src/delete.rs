@@ -135,11 +135,16 @@ fn kill_init(state: &State) -> Result<Option<OwnedFd>> {
     }
 }
 
+/// Until init has ended, if it lives.
+pub fn wait_for_init(state: &State) -> Result<()> {
+    state.init()?.map_or(Ok(()), |init| wait_for_end(&init))
+}
+
 fn wait_for_end(init: &OwnedFd) -> Result<()> {
     let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     match poll(&mut fds, timeout).context(|| "poll a pidfd")? {
-        0 => Err(Error::new("container init is still running after SIGKILL")),
+        0 => Err(Error::new("its first process is still there after 10 s")),
         _ => Ok(()),
     }
 }

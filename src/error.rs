@@ -113,6 +113,11 @@ impl Error {
         &self.0.problems
     }
 
+    /// The config field that asked for what failed.
+    pub fn names(&self) -> Option<&Field> {
+        self.0.field.as_ref()
+    }
+
     /// Names the config field that asked for what failed; the innermost naming wins.
     pub fn field(mut self, field: &Field) -> Self {
         self.0.field.get_or_insert_with(|| field.clone());

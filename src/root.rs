@@ -47,6 +47,14 @@ impl Root {
 
     /// As [`Root::create_dir_all`], for a path that was found missing just now.
     pub fn create_dir(&self, path: &Path) -> Result<OwnedFd> {
+        // The usual case: only the last name is missing.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(parent) = self.open(parent, libc::O_PATH | libc::O_DIRECTORY)
+            && make_dir(&parent, name) == Ok(())
+            && let Ok(dir) = open_name(&parent, name, libc::O_DIRECTORY)
+        {
+            return Ok(dir);
+        }
         self.walk_and_make(path).context(|| format!("create directory {} in the rootfs", path.display()))
     }
 
@@ -71,8 +79,8 @@ impl Root {
                 _ => continue,
             };
             let here = &way[way.len() - 1];
-            let next = open_name(here, name).or_else(|errno| match errno {
-                Errno::ENOENT => make_dir(here, name).and_then(|()| open_name(here, name)),
+            let next = open_name(here, name, 0).or_else(|errno| match errno {
+                Errno::ENOENT => make_dir(here, name).and_then(|()| open_name(here, name, 0)),
                 _ => Err(errno),
             })?;
             match SFlag::from_bits_truncate(fstat(&next)?.st_mode) & SFlag::S_IFMT {
@@ -131,10 +139,10 @@ impl AsFd for Root {
     }
 }
 
-/// Opens a name itself, whatever it is.
-fn open_name(dir: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+/// Opens a name itself, whatever it is; with O_DIRECTORY only a directory.
+fn open_name(dir: &OwnedFd, name: &OsStr, flags: i32) -> Result<OwnedFd, Errno> {
     let resolve = Resolve::BENEATH | Resolve::NO_MAGICLINKS;
-    retry(|| openat2(dir, Path::new(name), libc::O_PATH | libc::O_NOFOLLOW, 0, resolve))
+    retry(|| openat2(dir, Path::new(name), libc::O_PATH | libc::O_NOFOLLOW | flags, 0, resolve))
 }
 
 /// EEXIST is as good: somebody else was faster.

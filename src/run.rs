@@ -6,15 +6,15 @@ use crate::cli::RunOptions;
 use crate::create::{Created, Mode, Process, new_container};
 use crate::delete::destroy;
 use crate::error::{Context, Result};
-use crate::relay::{self, Console, Signals};
+use crate::relay::{self, Signals};
 use crate::start::run_poststart;
 
 /// The exit code of the container's process; 0 when it runs on, detached.
 pub fn run(options: &RunOptions, process: &Process) -> Result<i32> {
     let id = &options.create.id;
     if options.detach {
-        let created = new_container(&options.create, process, Mode::Detached)?;
-        return detach(&created).context(|| format!("run container {id}")).map(|()| 0);
+        let mut created = new_container(&options.create, process, Mode::Detached)?;
+        return detach(&mut created).context(|| format!("run container {id}")).map(|()| 0);
     }
     if !options.no_subreaper {
         // Orphans of the container are reaped here, and not left to the caller.
@@ -26,7 +26,7 @@ pub fn run(options: &RunOptions, process: &Process) -> Result<i32> {
     attend(&signals, created, options.keep).context(|| format!("run container {id}"))
 }
 
-fn detach(created: &Created) -> Result<()> {
+fn detach(created: &mut Created) -> Result<()> {
     let Created { container, state, first, notify } = created;
     run_poststart(container, state)?;
     notify.as_ref().map_or(Ok(()), |notify| notify.relay(first.pid, first.pidfd.as_fd()))
@@ -34,10 +34,9 @@ fn detach(created: &Created) -> Result<()> {
 
 /// Stays with the container to its end.
 fn attend(signals: &Signals, created: Created, keep: bool) -> Result<i32> {
-    let Created { container, state, first, notify } = created;
-    run_poststart(&container, &state)?;
-    let console = first.terminal.map(|master| Console::attach(master, first.sized)).transpose()?;
-    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), console, notify)?;
+    let Created { mut container, state, first, notify } = created;
+    run_poststart(&mut container, &state)?;
+    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), first.console, notify)?;
     if !keep {
         destroy(&container, &state)?;
     }

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::container::{Container, State, Status};
-use crate::delete::destroy;
-use crate::error::{Context, Result};
+use crate::delete::{destroy, wait_for_init};
+use crate::error::{Context, Error, Kind, Result};
 use crate::gate;
 use crate::linux::hooks;
 use crate::log;
@@ -19,7 +19,7 @@ pub fn start(root: &Path, id: &str) -> Result<()> {
 }
 
 fn open_gate(root: &Path, id: &str) -> Result<()> {
-    let container = Container::open(root, id)?;
+    let mut container = Container::open(root, id)?;
     let state = container.state()?;
     // Before the program runs, which may be ready at once.
     let notify = Notify::listen(&container)?;
@@ -28,23 +28,40 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
         Some(Errno::ECONNREFUSED | Errno::ENOENT) => gate::already_started(),
         _ => error,
     })?;
-    gate::open(gate)?;
-    run_poststart(&container, &state)?;
+    gate::open(gate).inspect_err(|error| after_failure(&mut container, &state, error))?;
+    run_poststart(&mut container, &state)?;
     if let (Some(notify), Some(pidfd)) = (notify, state.init()?) {
         notify.relay(Pid::from_raw(state.pid), pidfd.as_fd())?;
     }
     Ok(())
 }
 
+/// A program that could not be executed leaves a stopped container, as with runc; a startContainer hook that failed
+/// none, as the spec has it. Init is on its way out, and the caller must not find it alive.
+fn after_failure(container: &mut Container, state: &State, error: &Error) {
+    let by_hook = error.names().is_some_and(|field| field.as_str().starts_with("/hooks/"));
+    match error.kind() {
+        // Another start was first, and this one has no business with the container.
+        Kind::WrongStatus => {}
+        _ if by_hook => destroy_failed(container, state),
+        _ => wait_for_init(state).unwrap_or_else(log::warning),
+    }
+}
+
 /// The poststart hooks, after the program has been executed; if one fails the container is destroyed, as the spec
 /// has it.
-pub fn run_poststart(container: &Container, state: &State) -> Result<()> {
+pub fn run_poststart(container: &mut Container, state: &State) -> Result<()> {
     if state.poststart.is_empty() {
         return Ok(());
     }
-    hooks::run(&state.poststart, &state.oci_state(Status::Running, state.pid)).inspect_err(|_| {
-        if let Err(e) = destroy(container, state) {
-            log::warning(format_args!("destroy container {} after a failed poststart hook: {e}", state.id));
-        }
-    })
+    hooks::run(&state.poststart, &state.oci_state(Status::Running, state.pid))
+        .inspect_err(|_| destroy_failed(container, state))
+}
+
+fn destroy_failed(container: &mut Container, state: &State) {
+    match container.lock().and_then(|()| destroy(container, state)) {
+        // A delete was faster.
+        Err(e) if e.kind() == Kind::NoContainer => {}
+        destroyed => destroyed.unwrap_or_else(log::warning),
+    }
 }

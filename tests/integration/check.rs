@@ -117,7 +117,7 @@ fn a_repeated_key_is_a_problem() {
 
 fn an_unsupported_version_is_a_problem() {
     needs!(keel());
-    for version in [json!("2.0.0"), json!("1.0"), json!("x"), json!(""), json!(1)] {
+    for version in [json!("2.0.0"), json!("1.0"), json!("x"), json!("1.x.0"), json!(""), json!(1)] {
         Sandbox::new().set("/ociVersion", version).refused("/ociVersion");
     }
     Sandbox::new().unset("/ociVersion").refused("/ociVersion");

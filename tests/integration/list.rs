@@ -12,6 +12,7 @@ tests![
     a_table_has_a_line_for_each_container,
     quiet_prints_ids_only,
     json_is_an_array_of_states,
+    a_root_that_does_not_exist_is_an_error,
     a_torn_state_does_not_hide_the_others,
     an_unknown_format_is_refused,
 ];
@@ -33,6 +34,7 @@ fn three(c: &mut Sandbox) -> [String; 3] {
 
 fn an_empty_list_has_a_header_only() {
     let c = Sandbox::new();
+    fs::create_dir(c.dir.join("state")).unwrap();
     let output = c.keel(&["list"]).ok();
     let header: Vec<&str> = output.lines()[0].split_whitespace().collect();
     assert_eq!(
@@ -66,7 +68,17 @@ fn json_is_an_array_of_states() {
     let seen: Vec<&Value> = list.as_array().unwrap().iter().map(|state| &state["id"]).collect();
     assert_eq!(seen, ids.each_ref().map(|id| json!(id)).iter().collect::<Vec<_>>());
     assert_eq!(list[1]["status"], "running");
-    assert_eq!(Sandbox::new().keel(&["list", "-f", "json"]).ok().json().as_array().map_or(0, Vec::len), 0);
+    for id in &ids {
+        c.keel(&["delete", "--force", id]).ok();
+    }
+    assert_eq!(c.keel(&["list", "-f", "json"]).ok().json().as_array().map_or(0, Vec::len), 0);
+}
+
+/// As runc has it: a directory that was named and is not there is a mistake, the default one is just empty.
+fn a_root_that_does_not_exist_is_an_error() {
+    needs!(keel());
+    let c = Sandbox::new();
+    assert!(c.keel(&["list"]).fails().contains("No such file or directory"));
 }
 
 fn a_torn_state_does_not_hide_the_others() {

@@ -66,7 +66,7 @@ fn an_unknown_flag_is_refused() {
 
 fn a_bad_node_list_is_refused() {
     needs!(keel());
-    for nodes in ["x", "1-", "3-1", "0,,1", "-1", "99999999999"] {
+    for nodes in ["x", "1-", "3-1", "-1", "99999999999"] {
         with(json!({"mode": "MPOL_BIND", "nodes": nodes})).refused("/linux/memoryPolicy/nodes");
     }
 }
