@@ -5,13 +5,14 @@
 //! block for ever on a dead init and has no way back for an error.)
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{MsgFlags, send};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::exit_now;
@@ -46,9 +47,10 @@ pub fn wait(listener: OwnedFd) -> Result<Caller> {
             exit_now(128 + info.ssi_signo as i32);
         }
         if ready[0].any() == Some(true) {
-            let (mut caller, _) = listener.accept().context(|| "accept start")?;
-            // EPIPE: `start` was killed after it had asked, and what it asked for still happens.
-            let _ = caller.write_all(&[OPENED]);
+            let (caller, _) = listener.accept().context(|| "accept start")?;
+            // EPIPE: `start` was killed after it had asked, and what it asked for still happens. No SIGPIPE, which
+            // would wait for the program.
+            let _ = send(caller.as_raw_fd(), &[OPENED], MsgFlags::MSG_NOSIGNAL);
             return Ok(Caller(caller));
         }
     }
@@ -64,11 +66,11 @@ impl Caller {
     }
 }
 
-/// `start`'s side: lets init go on, and returns when it has executed the program.
+/// `start`'s side: a connection lets init go on; this returns when it has executed the program.
 ///
 /// # Errors
 /// Init's own error; or [`Kind::WrongStatus`] when another `start` was first.
-pub fn open(gate: OwnedFd) -> Result<()> {
+pub fn await_execution(gate: OwnedFd) -> Result<()> {
     let mut answer = Vec::new();
     match UnixStream::from(gate).read_to_end(&mut answer) {
         // Init died or executed with this connection not yet accepted.

@@ -27,7 +27,7 @@ use crate::proc::Proc;
 use crate::root::Root;
 use crate::sync::{InitEnd, ToInit};
 use crate::sys::fs::close_all_but;
-use crate::sys::process::{exit_now, reset_signals};
+use crate::sys::process::{exit_now, reset_signals, unblock_signals};
 
 /// What was opened on the host, before the clone, for init's use.
 pub struct Inherited {
@@ -201,14 +201,17 @@ fn restrict(
     granted.apply()?;
     // As the final user, with the final capabilities: what is found now is what execve will take.
     let path = program.find()?;
+    // All are held back until execve, so that none can end this process meanwhile.
+    reset_signals().context(|| "reset signals")?;
     Ok(Found { program, path })
 }
 
 /// Becomes the user's program; returns only to say why not.
 fn start(plan: &Plan, state: &State, Found { program, path }: Found) -> Error {
-    let hooks_run = hooks::run(&plan.hooks.start_container, &own_state(state, Status::Created));
-    let ready = hooks_run.and_then(|()| reset_signals().context(|| "reset signals"));
-    match ready {
+    let hooks = &plan.hooks.start_container;
+    let hooks_run =
+        if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created)) };
+    match hooks_run.and_then(|()| unblock_signals().context(|| "unblock signals")) {
         Ok(()) => program.execute(&path),
         Err(error) => error,
     }

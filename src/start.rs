@@ -20,7 +20,6 @@ pub fn start(root: &Path, id: &str) -> Result<()> {
 
 fn open_gate(root: &Path, id: &str) -> Result<()> {
     let mut container = Container::open(root, id)?;
-    let state = container.state()?;
     // Before the program runs, which may be ready at once.
     let notify = Notify::listen(&container)?;
     let gate = container.connect_start_socket().map_err(|error| match error.errno() {
@@ -28,7 +27,9 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
         Some(Errno::ECONNREFUSED | Errno::ENOENT) => gate::already_started(),
         _ => error,
     })?;
-    gate::open(gate).inspect_err(|error| after_failure(&mut container, &state, error))?;
+    // Read while init executes the program: connecting was asking.
+    let state = container.state()?;
+    gate::await_execution(gate).inspect_err(|error| after_failure(&mut container, &state, error))?;
     run_poststart(&mut container, &state)?;
     if let (Some(notify), Some(pidfd)) = (notify, state.init()?) {
         notify.relay(Pid::from_raw(state.pid), pidfd.as_fd())?;

@@ -26,7 +26,7 @@ use crate::error::{At, Context, Error, Field, Result};
 use crate::log;
 use crate::spec::Node;
 use crate::sys::fs::close_range_cloexec;
-use crate::sys::process::{Clone, clone3, exit_now, reset_signals};
+use crate::sys::process::{Clone, clone3, exit_now, reset_signals, unblock_signals};
 
 /// All hooks of a container, each list in the order in which it is run.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,7 +182,7 @@ impl Program {
         dup2_stderr(output).context(|| "dup2 to stderr")?;
         // The caller's callers may have left descriptors open that the hook must not have.
         close_range_cloexec(3).context(|| "close_range")?;
-        reset_signals().context(|| "reset signals")?;
+        reset_signals().and_then(|()| unblock_signals()).context(|| "reset signals")?;
         execve(&self.path, &self.args, &self.env).context(|| "execute")
     }
 }

@@ -168,12 +168,18 @@ pub fn signal_ignore(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// `rt_sigaction(signal, SIG_DFL)` for all signals and an empty mask — what execve should find: keel ignores
-/// SIGPIPE, and an ignored signal or a mask would pass to the program. See `rt_sigaction(2)`.
+/// `rt_sigaction(signal, SIG_DFL)` for all signals — what execve should find, with [`unblock_signals`]: keel ignores
+/// SIGPIPE, and an ignored signal would pass to the program. See `rt_sigaction(2)`.
 pub fn reset_signals() -> Result<()> {
     for signal in (1..=64).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP) {
         reset_signal(signal)?;
     }
+    Ok(())
+}
+
+/// `rt_sigprocmask(SIG_SETMASK, {})` — lets all signals in; a mask would pass to the program. See
+/// `rt_sigprocmask(2)`.
+pub fn unblock_signals() -> Result<()> {
     nix::sys::signal::SigSet::empty().thread_set_mask()
 }
 
