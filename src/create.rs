@@ -220,13 +220,14 @@ impl Making<'_> {
         if let Some(path) = &options.pidfd_socket {
             handover::send_pidfd(path, spawned.pidfd.as_fd())?;
         }
-        match mode {
-            Mode::Create => spawned.sync.send(ToInit::Commit)?,
+        let committed = match mode {
+            Mode::Create => spawned.sync.send(ToInit::Commit),
             Mode::Detached | Mode::Foreground => {
-                spawned.sync.send(ToInit::Start)?;
-                await_execution(&spawned)?;
+                spawned.sync.send(ToInit::Start).and_then(|()| await_execution(&spawned))
             }
-        }
+        };
+        committed
+            .inspect_err(|_| options.pid_file.iter().for_each(|path| handover::remove_pid_file(path)))?;
         Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, console })
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
+use crate::log;
 use crate::socket;
 
 /// Writes the pid, digits only, so that a reader sees the whole of it or no file.
@@ -21,6 +22,13 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
         Ok(std::fs::rename(&temporary, path)?)
     };
     write().context(|| format!("write pid file {}", path.display()))
+}
+
+/// Takes it back, when the container has come to nothing after all.
+pub fn remove_pid_file(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path) {
+        log::warning(format_args!("remove pid file {}: {e}", path.display()));
+    }
 }
 
 /// Sends the pidfd of the container's process in one message.

@@ -1,6 +1,7 @@
 //! The command line: what callers of runc write must work unchanged.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use crate::sandbox::{Sandbox, keel};
@@ -10,6 +11,7 @@ tests![
     options_may_stand_before_and_after_the_id,
     a_pid_file_holds_the_digits_only,
     a_failed_create_writes_no_pid_file,
+    a_run_that_cannot_execute_takes_its_pid_file_back,
     a_pid_file_that_cannot_be_written_leaves_nothing,
     the_version_names_program_and_spec,
     help_lists_the_commands,
@@ -63,6 +65,18 @@ fn a_failed_create_writes_no_pid_file() {
     c.args(&["/no/such/program"]).write_config();
     let created = c.keel(&["create", "--pid-file", path.to_str().unwrap(), &c.id]);
     assert!(created.code == 0 || !path.exists(), "{created:#?}");
+}
+
+fn a_run_that_cannot_execute_takes_its_pid_file_back() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    // Found and executable, but no program.
+    let path = c.write("/garbage", "\u{1}\u{2}");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    c.args(&["/garbage"]).write_config();
+    let pid = c.dir.join("pid");
+    let error = c.keel(&["run", "--pid-file", pid.to_str().unwrap(), &c.id]).fails();
+    assert!(error.contains("/garbage") && !pid.exists(), "{error}");
 }
 
 fn a_pid_file_that_cannot_be_written_leaves_nothing() {
