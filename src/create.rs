@@ -100,7 +100,18 @@ fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result
 
     let container = Container::create(&options.root, &options.id)?;
     let state = first_state(&plan, &bundle, options)?;
-    let mut making = Making { options, host, bundle, plan, container, passed, mode, state, cgroup: None };
+    let mut making = Making {
+        options,
+        host,
+        bundle,
+        plan,
+        container,
+        passed,
+        mode,
+        state,
+        cgroup: None,
+        net_devices: None,
+    };
     let notify = making.listen(notifies);
     match notify.and_then(|notify| Ok((notify, making.first_process()?))) {
         Ok((notify, first)) => {
@@ -151,6 +162,7 @@ struct Making<'a> {
     mode: Mode,
     state: State,
     cgroup: Option<Cgroup>,
+    net_devices: Option<net_devices::Given>,
 }
 
 impl Making<'_> {
@@ -204,7 +216,7 @@ impl Making<'_> {
             state.rdt = rdt.apply(&proc, &options.id, spawned.pid)?;
             container.write_state(state)?;
         }
-        net_devices::apply(&plan.net_devices, &proc, spawned.pid)?;
+        net_devices::apply(&plan.net_devices, &proc, spawned.pid, &mut self.net_devices)?;
 
         let terminal = await_ready(&spawned, plan, state)?;
         // Before the program starts, which may ask for the size at once.
@@ -233,7 +245,11 @@ impl Making<'_> {
 
     /// Leaves nothing behind.
     fn undo(&self) {
-        let undone = destroy(&self.container, &self.state)
+        let undone = self
+            .net_devices
+            .as_ref()
+            .map_or(Ok(()), net_devices::Given::take_back)
+            .and(destroy(&self.container, &self.state))
             // And the parents that were made for it.
             .and_then(|()| self.cgroup.as_ref().map_or(Ok(()), Cgroup::undo));
         if let Err(e) = undone {

@@ -88,32 +88,70 @@ pub fn loopback_up() -> Result<()> {
     any.and_then(|socket| interface_up(&socket, "lo")).context(|| "bring up network device lo")
 }
 
+/// The devices that the container has been given. Its socket keeps their namespace alive, in which the virtual ones
+/// would perish.
+pub struct Given {
+    host: Route,
+    host_namespace: OwnedFd,
+    container: Route,
+    devices: Vec<Back>,
+}
+
+/// What a device was on the host.
+struct Back {
+    name: String,
+    /// In the container.
+    index: i32,
+    addresses: Vec<Address>,
+    up: bool,
+}
+
 /// Gives the devices to init's network namespace. By the parent, in the host's, and before init writes kernel
-/// parameters, which may be a device's. If the container is not created after all, a virtual device goes with its
-/// namespace.
-pub fn apply(devices: &[NetDevice], proc: &Proc, init: Pid) -> Result<()> {
+/// parameters, which may be a device's. Those in `given` must go back if the container is not created after all.
+pub fn apply(devices: &[NetDevice], proc: &Proc, init: Pid, given: &mut Option<Given>) -> Result<()> {
     if devices.is_empty() {
         return Ok(());
     }
     let namespace = proc.namespace(init, "net")?;
-    let host = Route::open()?;
-    let container = open_inside(&namespace, proc)?;
+    let host_namespace = proc.namespace("self", "net")?;
+    let container = open_inside(&namespace, &host_namespace)?;
+    let given = given.insert(Given { host: Route::open()?, host_namespace, container, devices: Vec::new() });
     // All are looked up before the first one moves, so that what can be foreseen leaves nothing behind.
-    let indexes: Vec<i32> = devices
+    let links: Vec<Link> = devices
         .iter()
-        .map(|device| device.look_up(&host, &container).at(&device.field))
+        .map(|device| device.look_up(&given.host, &given.container).at(&device.field))
         .collect::<Result<_>>()?;
-    for (device, index) in devices.iter().zip(indexes) {
-        device.give(index, &host, &container, &namespace).at(&device.field)?;
+    for (device, link) in devices.iter().zip(links) {
+        device.give(link, given, &namespace).at(&device.field)?;
     }
     Ok(())
 }
 
+impl Given {
+    /// Takes the devices back, as they were.
+    pub fn take_back(&self) -> Result<()> {
+        self.devices.iter().rev().try_for_each(|device| {
+            self.take(device).context(|| format!("take back network device {}", device.name))
+        })
+    }
+
+    fn take(&self, Back { name, index, addresses, up }: &Back) -> Result<()> {
+        let message = link(libc::RTM_NEWLINK, *index, 0)
+            .attribute(libc::IFLA_NET_NS_FD, &self.host_namespace.as_raw_fd().to_ne_bytes());
+        self.container.request(named(message, name), |_, _| ())?;
+        let index = find_link(&self.host, name)?.index;
+        addresses.iter().try_for_each(|address| address.add(&self.host, index))?;
+        if *up {
+            self.host.request(link(libc::RTM_NEWLINK, index, libc::IFF_UP), |_, _| ())?;
+        }
+        Ok(())
+    }
+}
+
 /// A socket in the container's network namespace, for which the parent has to go there and back.
-fn open_inside(namespace: &OwnedFd, proc: &Proc) -> Result<Route> {
-    let own = proc.namespace("self", "net")?;
+fn open_inside(namespace: &OwnedFd, own: &OwnedFd) -> Result<Route> {
     let inode = |fd| fstat(fd).map(|stat| stat.st_ino).context(|| "stat a network namespace");
-    if inode(namespace)? == inode(&own)? {
+    if inode(namespace)? == inode(own)? {
         return Err(Error::new("the container's network namespace is the runtime's own"));
     }
     setns(namespace, CloneFlags::CLONE_NEWNET).context(|| "enter the container's network namespace")?;
@@ -123,9 +161,9 @@ fn open_inside(namespace: &OwnedFd, proc: &Proc) -> Result<Route> {
 }
 
 impl NetDevice {
-    /// The device's index on the host. Its new name must be free in the container, as the kernel does not always
+    /// The device on the host. Its new name must be free in the container, as the kernel does not always
     /// see to that before it moves a device: the one that it then cannot rename would stay there.
-    fn look_up(&self, host: &Route, container: &Route) -> Result<i32> {
+    fn look_up(&self, host: &Route, container: &Route) -> Result<Link> {
         let Self { name, new_name, .. } = self;
         if !new_name.contains('%') {
             match find_link(container, new_name) {
@@ -137,22 +175,24 @@ impl NetDevice {
         find_link(host, name).context(|| format!("find network device {name}"))
     }
 
-    fn give(&self, index: i32, host: &Route, container: &Route, namespace: &OwnedFd) -> Result<()> {
+    fn give(&self, Link { index, up }: Link, given: &mut Given, namespace: &OwnedFd) -> Result<()> {
         let Self { name, new_name, .. } = self;
-        let addresses =
-            addresses(host, index).context(|| format!("read addresses of network device {name}"))?;
+        let mut addresses =
+            addresses(&given.host, index).context(|| format!("read addresses of network device {name}"))?;
         let index = move_link(index, new_name, namespace)
             .context(|| format!("move network device {name} into the container as {new_name}"))?;
-        for mut address in addresses {
+        given.devices.push(Back { name: name.clone(), index, addresses: addresses.clone(), up });
+        for address in &mut addresses {
             if new_name != name {
                 // It begins with the old name.
                 address.attributes.retain(|(kind, _)| *kind != libc::IFA_LABEL);
             }
             address
-                .add(container, index)
+                .add(&given.container, index)
                 .context(|| format!("add {address} to network device {new_name} in the container"))?;
         }
-        container
+        given
+            .container
             .request(link(libc::RTM_NEWLINK, index, libc::IFF_UP), |_, _| ())
             .context(|| format!("bring up network device {new_name} in the container"))
     }
@@ -164,6 +204,8 @@ const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 /// Where both have the index.
 const INDEX: usize = 4;
+/// Where the first has the flags.
+const FLAGS: usize = 8;
 
 /// A message about the device of this index; `up` is IFF_UP, or 0 to leave that alone.
 fn link(kind: u16, index: i32, up: i32) -> Message {
@@ -174,14 +216,21 @@ fn named(message: Message, name: &str) -> Message {
     message.attribute(libc::IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat())
 }
 
-fn find_link(route: &Route, name: &str) -> Result<i32> {
-    let mut index = None;
+#[derive(Clone, Copy)]
+struct Link {
+    index: i32,
+    up: bool,
+}
+
+fn find_link(route: &Route, name: &str) -> Result<Link> {
+    let mut found = None;
     route.request(named(link(libc::RTM_GETLINK, 0, 0), name), |kind, payload| {
         if kind == libc::RTM_NEWLINK {
-            index = word(payload, INDEX);
+            let up = word(payload, FLAGS).is_some_and(|flags| flags & libc::IFF_UP != 0);
+            found = word(payload, INDEX).map(|index| Link { index, up });
         }
     })?;
-    index.ok_or(Errno::ENODEV.into())
+    found.ok_or(Errno::ENODEV.into())
 }
 
 /// Moves and renames a device at once. Returns its index there, which the kernel keeps if it is free: the name
@@ -205,7 +254,7 @@ fn move_link(index: i32, new_name: &str, namespace: &OwnedFd) -> Result<i32> {
 }
 
 /// What RTM_GETADDR tells about an address, and RTM_NEWADDR takes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Address {
     family: u8,
     prefix: u8, // bits
