@@ -41,7 +41,7 @@ pub struct Global {
     /// The same as --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
-    /// How the container's cgroup is made; yet only cgroupfs, the default, is supported
+    /// How the container's cgroup is made; only cgroupfs, the default, is supported so far
     #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
     cgroup_manager: Option<String>,
     /// Whether to run without privileges, which is not supported yet [default: auto]
