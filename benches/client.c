@@ -174,7 +174,7 @@ static void print_mark(const char *figure, const char *mark, double limit, int o
     int by_min = min < limit || (or_equal && min == limit), by_median = median < limit || (or_equal && median == limit);
     const char *verdict = by_min && by_median ? "met" : by_min ? "NOT MET by the median"
         : by_median ? "NOT MET by the minimum" : "NOT MET";
-    printf("    %-26s %-8s %7.2f %7.2f  %s\n", figure, mark, min, median, verdict);
+    printf("    %-28s %-8s %7.2f %7.2f  %s\n", figure, mark, min, median, verdict);
 }
 
 static void print_ratio_mark(int phase, const struct contender *base, const char *mark, double limit, int or_equal) {
@@ -182,7 +182,7 @@ static void print_ratio_mark(int phase, const struct contender *base, const char
     char figure[64];
     snprintf(figure, sizeof figure, "%s / %s", PHASE_NAMES[phase], base ? base->name : "crun");
     if (!base || !base->phases[phase].count || !s->count) {
-        printf("    %-26s %-8s %7s %7s  not measured\n", figure, mark, "-", "-");
+        printf("    %-28s %-8s %7s %7s  not measured\n", figure, mark, "-", "-");
         return;
     }
     const struct samples *b = &base->phases[phase];
@@ -191,7 +191,7 @@ static void print_ratio_mark(int phase, const struct contender *base, const char
 
 static void print_marks(const struct contender *crun) {
     const struct contender *floor = contenders, *keel = contenders + 1;
-    printf("%-30s %-8s %7s %7s\n", "keel's marks", "", "min", "median");
+    printf("%-32s %-8s %7s %7s\n", "keel's marks", "", "min", "median");
     print_ratio_mark(RUN, floor, "<= 1.5", 1.5, 1);
     print_ratio_mark(RUN, crun, "< 1", 1, 0);
     print_ratio_mark(STATE, floor, "< 1.3", 1.3, 0);
