@@ -23,16 +23,16 @@ use crate::log;
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Directory that holds the state of all containers [default: /run/keel, or $XDG_RUNTIME_DIR/keel for users]
+    /// Directory that holds the state of all containers [default: /run/keel; unless root, $XDG_RUNTIME_DIR/keel]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// File that the log is appended to; without it warnings go to stderr
+    /// File to append the log to; without it warnings go to stderr
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-    /// Format of the log file: text or json
+    /// Format of the log file: text or json [default: text]
     #[arg(long, value_name = "FORMAT", value_parser = log_format)]
     log_format: Option<log::Format>,
-    /// Least severe messages to log: debug, info, warning or error [default: info]
+    /// The least severe messages to log: debug, info, warning or error [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = log_level)]
     log_level: Option<log::Level>,
     /// The same as --log-level debug
@@ -41,10 +41,10 @@ pub struct Global {
     /// The same as --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
-    /// Who makes the cgroups, with disabled nobody [default: cgroupfs]
+    /// How the container's cgroup is made; only cgroupfs, the default, is supported so far
     #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
     cgroup_manager: Option<String>,
-    /// Whether to run without privileges [default: auto]
+    /// Whether to run without privileges, which is not supported yet [default: auto]
     #[arg(long, value_name = "WHEN", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
 }
@@ -120,22 +120,22 @@ pub struct CreateOptions {
     pub root: PathBuf,
     /// Name of the new container
     pub id: String,
-    /// Directory with config.json
+    /// The bundle: a directory with config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
-    /// Unix socket that is sent the master side of the container's terminal
+    /// Unix socket to send the container's terminal to, its master side
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
-    /// Unix socket that is sent a pidfd of the container's process
+    /// Unix socket to send a pidfd of the container's process to
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
-    /// File that the pid of the container's process is written to
+    /// File to write the pid of the container's process to
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Move the root file system to / instead of pivoting, for hosts that run from a ramdisk
+    /// Do without pivot_root(2), for hosts that run from a ramdisk
     #[arg(long)]
     pub no_pivot: bool,
-    /// Keep the caller's session keyring
+    /// Keep the caller's session keyring instead of making one for the container
     #[arg(long)]
     pub no_new_keyring: bool,
     /// Pass this many descriptors, from number 3 on, to the container's process
@@ -153,7 +153,7 @@ pub struct RunOptions {
     /// Keep the container after its process has ended
     #[arg(long)]
     pub keep: bool,
-    /// Leave orphans of the container to the caller
+    /// Do not adopt the container's orphaned processes
     #[arg(long)]
     pub no_subreaper: bool,
 }
@@ -180,14 +180,14 @@ pub struct KillOptions {
 pub struct DeleteOptions {
     /// Name of the container
     pub id: String,
-    /// Kill it if it still runs; a container that does not exist is no error
+    /// Kill what still runs; a container that does not exist is no error
     #[arg(short, long)]
     pub force: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct ListOptions {
-    /// table or json
+    /// What the list is printed as
     #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
     format: String,
     /// Print the names only
@@ -207,7 +207,7 @@ impl ListOptions {
 
 #[derive(Args, Debug)]
 pub struct SpecOptions {
-    /// Directory to write config.json in
+    /// The bundle: the directory to write config.json in
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
     // For a container that runs without privileges; the global option of this name, without a value.
@@ -217,7 +217,7 @@ pub struct SpecOptions {
 
 #[derive(Args, Debug)]
 pub struct CheckOptions {
-    /// Directory with config.json
+    /// A directory with config.json
     #[arg(default_value = ".")]
     pub bundle: PathBuf,
 }
@@ -252,7 +252,7 @@ static COMMANDS: [Entry; 9] = [
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
     },
     Entry {
-        name: "run", about: "Create a container and start it",
+        name: "run", about: "Create a container, run its program until it ends, and delete it",
         options: with_global::<RunOptions>, read: |m| RunOptions::from_arg_matches(m).map(Operation::Run),
     },
     Entry {
@@ -264,7 +264,7 @@ static COMMANDS: [Entry; 9] = [
         options: with_global::<Id>, read: |m| Id::from_arg_matches(m).map(Operation::State),
     },
     Entry {
-        name: "kill", about: "Send a signal to the process of a container",
+        name: "kill", about: "Send a signal to the first process of a container",
         options: with_global::<KillOptions>, read: |m| KillOptions::from_arg_matches(m).map(Operation::Kill),
     },
     Entry {
@@ -276,7 +276,7 @@ static COMMANDS: [Entry; 9] = [
         options: with_global::<ListOptions>, read: |m| ListOptions::from_arg_matches(m).map(Operation::List),
     },
     Entry {
-        name: "spec", about: "Write a config.json to begin with",
+        name: "spec", about: "Write an example of a config.json",
         options: with_rootless, read: |m| SpecOptions::from_arg_matches(m).map(Operation::Spec),
     },
     Entry {

@@ -3,11 +3,40 @@
 //! | config.json | file |
 //! |---|---|
 //! | the order of all of it | [`create`], [`init`] |
+//! | what is read, and the rules that touch several sections | [`plan`] |
+//! | `ociVersion`, `annotations` | [`plan`] |
+//! | `root`, `linux.rootfsPropagation` | [`linux::rootfs`] |
+//! | `mounts` | [`linux::mounts`]; a new file system [`linux::file_system`], its `tmpcopyup` [`linux::tmpcopyup`] |
+//! | `mounts.destination` | [`linux::mount_destination`] |
+//! | `mounts.options` | [`linux::mount_options`] |
+//! | `process.args`, `env`, `cwd` | [`linux::program`] |
+//! | `process.terminal`, `consoleSize` | [`linux::terminal`] |
+//! | `process.user` | [`linux::user`] |
+//! | `process.capabilities`, `noNewPrivileges` | [`linux::capabilities`] |
+//! | `process.rlimits` | [`linux::rlimits`] |
+//! | `process.oomScoreAdj` | [`linux::oom_score`] |
+//! | `process.scheduler`, `ioPriority`, `execCPUAffinity` | [`linux::schedule`] |
+//! | `process.apparmorProfile`, `selinuxLabel`, `linux.mountLabel` | [`linux::lsm`] |
+//! | `hostname`, `domainname` | [`linux::names`] |
+//! | `hooks` | [`linux::hooks`] |
+//! | `linux.namespaces`, `timeOffsets` | [`linux::namespaces`] |
+//! | `linux.devices` | [`linux::devices`] |
+//! | `linux.cgroupsPath` | [`cgroup`] |
+//! | `linux.resources.devices` | [`cgroup::devices`] |
+//! | `linux.maskedPaths`, `readonlyPaths` | [`linux::paths`] |
+//! | `linux.sysctl` | [`linux::sysctl`] |
+//! | `linux.netDevices` | [`linux::net_devices`] |
+//! | `linux.personality` | [`linux::personality`] |
+//! | `linux.memoryPolicy` | [`linux::memory_policy`] |
+//! | `linux.intelRdt` | [`linux::rdt`] |
+//! | refused yet: `linux.uidMappings`, `gidMappings`, `seccomp` | [`plan`] |
+//! | refused yet: the other `linux.resources` | [`cgroup`] |
+//! | nowhere in it: the session keyring, keel's own binary | [`linux::keyring`], [`linux::self_exe`] |
 #![deny(unsafe_code)]
 
 // Base: used by everything.
 pub mod error;
-pub mod handover;
+pub mod fds;
 pub mod host;
 pub mod log;
 pub mod netlink;
@@ -24,22 +53,22 @@ pub mod linux;
 // The story.
 pub mod bundle;
 pub mod container;
-pub mod fds;
 pub mod gate;
+pub mod handover;
 pub mod init;
-pub mod notify;
 pub mod plan;
-pub mod relay;
 pub mod spawn;
 pub mod sync;
 
-// Operations.
+// Operations, and what only they use.
 pub mod check;
 pub mod cli;
 pub mod create;
 pub mod delete;
 pub mod kill;
 pub mod list;
+pub mod notify;
+pub mod relay;
 pub mod run;
 pub mod spec_command;
 pub mod start;
