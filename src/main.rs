@@ -21,6 +21,7 @@ use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
 use keel::{check, create, delete, kill, list, run, spec_command, start, state, sys};
 
+keel::entry!(self_exe::overlay::early);
 keel::c_main!(start_keel);
 
 /// The exit code.

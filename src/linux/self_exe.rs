@@ -8,24 +8,24 @@
 //! upper directory and is attached nowhere. Its superblock cannot become writable; with nobody holding the mount's
 //! root, no flag of it can be changed either. <https://docs.kernel.org/filesystems/overlayfs.html>
 
+pub mod overlay;
+
 use std::convert::Infallible;
-use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open, readlink};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC, Statfs, fstatfs};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, Statfs, fstatfs};
 use nix::sys::statvfs::FsFlags;
 
+use self::overlay::Failure;
 use crate::error::{Context, Error, Result};
-use crate::sys::fs::{Resolve, openat2, statx};
-use crate::sys::mount::{Value, attr, fsconfig_create, fsconfig_set, fsmount, fsopen};
-use crate::sys::process::{exec_path, execveat_with_own_arguments};
+use crate::sys::process::{exec_path, with_own_arguments};
+use crate::sys::raw::{Stat, execveat};
 
 const EXE: &str = "/proc/self/exe";
 
@@ -45,26 +45,21 @@ pub fn protect() -> Result<Protection> {
     if is_restarted(&exe)? {
         return Ok(Protection::Everybody);
     }
-    let attributes = stat(&exe)?.stx_attributes;
-    if attributes & libc::STATX_ATTR_VERITY as u64 != 0 || is_never_writable(&statfs(&exe)?) {
-        return Ok(Protection::Everybody);
+    match overlay::protection(&stat()?, statfs(&exe)?.filesystem_type().0 as u32) {
+        Some(protection) => Ok(protection),
+        None => match restart()? {},
     }
-    if attributes & libc::STATX_ATTR_IMMUTABLE as u64 != 0 {
-        return Ok(Protection::UnlessImmutableIsCleared);
-    }
-    match restart_from(&exe)? {}
 }
 
 /// Starts keel anew from a protected file; returns only an error.
 pub fn restart() -> Result<Infallible> {
-    restart_from(&open_exe(OFlag::O_PATH)?)
-}
-
-fn restart_from(exe: &OwnedFd) -> Result<Infallible> {
-    let Err(overlay) = restart_from_overlay(exe);
+    let exe = stat()?;
+    let Failure { doing, errno } = with_own_arguments(|arguments| overlay::restart(&exe, arguments));
     // No overlay for a rootless caller, on a file system that cannot be below one, for a binary that was deleted.
-    restart_from_copy()
-        .context(|| format!("protect the own binary: no overlay ({overlay}) and no sealed copy"))
+    restart_from_copy().context(|| {
+        let errno = Errno::from_raw(errno);
+        format!("protect the own binary: no overlay ({doing}: {errno}) and no sealed copy")
+    })
 }
 
 /// Whether this is the second start. The path by which it was executed tells; only the host's side chose that.
@@ -72,7 +67,7 @@ fn restart_from(exe: &OwnedFd) -> Result<Infallible> {
 /// # Errors
 /// When it should be but does not run from an overlay, instead of starting for ever.
 fn is_restarted(exe: &OwnedFd) -> Result<bool> {
-    let Some(path) = exec_path().to_bytes().strip_prefix(b"/dev/fd/") else { return Ok(false) };
+    let Some(path) = exec_path().to_bytes().strip_prefix(overlay::BY_DESCRIPTOR) else { return Ok(false) };
     let number = path.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if path[number..].starts_with(b"/./") {
         let statfs = statfs(exe)?;
@@ -96,51 +91,6 @@ fn is_restarted(exe: &OwnedFd) -> Result<bool> {
     Ok(is_sealed)
 }
 
-/// File systems without any code to write to them; others may be mounted read-only today.
-fn is_never_writable(statfs: &Statfs) -> bool {
-    const EROFS: FsType = FsType(0xe0f5_e1e2);
-    const SQUASHFS: FsType = FsType(0x7371_7368);
-    [EROFS, SQUASHFS].contains(&statfs.filesystem_type())
-}
-
-fn restart_from_overlay(exe: &OwnedFd) -> Result<Infallible> {
-    let (overlay, name) = overlay(exe)?;
-    // By this path the second start knows itself; and the kernel names the process after it.
-    execute(&overlay, &Path::new(".").join(name), libc::AT_SYMLINK_NOFOLLOW)
-}
-
-/// The directory of the running binary, seen through an overlay, and the binary's name in it.
-fn overlay(exe: &OwnedFd) -> Result<(OwnedFd, OsString)> {
-    let path = PathBuf::from(readlink(EXE).context(|| "read the link /proc/self/exe")?);
-    let (parent, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = open(parent, flags, Mode::empty()).context(|| format!("open {}", parent.display()))?;
-
-    // The path may name another file by now, or for us, after a chroot, say; the overlay will not show a mount on
-    // the file.
-    let resolve = Resolve::BENEATH | Resolve::NO_SYMLINKS | Resolve::NO_XDEV;
-    let file = openat2(&dir, Path::new(name), libc::O_PATH, 0, resolve)
-        .context(|| format!("open {}", path.display()))?;
-    let identity = |file| stat(file).map(|stat| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino));
-    if identity(&file)? != identity(exe)? {
-        return Err(Error::new(format!("{} is not the running program", path.display())));
-    }
-
-    // By descriptor, because a path can have colons and more than the 255 bytes of an option. Without an upper
-    // directory there must be two lower ones, neither inside the other; /proc cannot be one.
-    let lower = format!("/proc/self/fd/{}:/sys", dir.as_raw_fd());
-    let mount = || -> Result<_, Errno> {
-        let overlay = fsopen("overlay")?;
-        fsconfig_set(&overlay, "lowerdir", Value::String(&lower))?;
-        // Unused, and where it is the default, the kernel logs that it is in use.
-        fsconfig_set(&overlay, "xino", Value::String("off"))?;
-        fsconfig_create(&overlay)?;
-        fsmount(&overlay, attr::RDONLY | attr::NOSUID | attr::NODEV)
-    };
-    let mount = mount().context(|| format!("mount an overlay over {}", parent.display()))?;
-    Ok((mount, name.into()))
-}
-
 const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_SHRINK)
     .union(SealFlag::F_SEAL_GROW)
@@ -158,19 +108,16 @@ fn restart_from_copy() -> Result<Infallible> {
     let mut exe = File::from(open_exe(OFlag::O_RDONLY)?);
     std::io::copy(&mut exe, &mut copy).context(|| "copy /proc/self/exe to a memfd")?;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(SEALS)).context(|| "seal the memfd")?;
-    execute(&copy, Path::new(""), libc::AT_EMPTY_PATH)
-}
-
-fn execute(dir: impl AsFd, path: &Path, flags: i32) -> Result<Infallible> {
-    Err(execveat_with_own_arguments(dir, path, flags)).context(|| "execute the protected binary")
+    let errno = with_own_arguments(|arguments| execveat(copy.as_fd(), c"", arguments, libc::AT_EMPTY_PATH));
+    Err(Errno::from_raw(errno)).context(|| "execute the protected binary")
 }
 
 fn open_exe(flags: OFlag) -> Result<OwnedFd> {
     open(EXE, flags | OFlag::O_CLOEXEC, Mode::empty()).context(|| "open /proc/self/exe")
 }
 
-fn stat(file: &OwnedFd) -> Result<libc::statx> {
-    statx(file, Path::new(""), libc::AT_EMPTY_PATH).context(|| "stat the own binary")
+fn stat() -> Result<Stat> {
+    overlay::own_binary().map_err(Errno::from_raw).context(|| "stat the own binary")
 }
 
 fn statfs(file: &OwnedFd) -> Result<Statfs> {
@@ -181,13 +128,15 @@ fn statfs(file: &OwnedFd) -> Result<Statfs> {
 mod tests {
     use std::ffi::OsStr;
     use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::process::CommandExt;
+    use std::path::{Path, PathBuf};
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::sys::mount::{Change, mount_setattr, open_tree_clone};
+    use crate::sys::mount::{Change, attr, mount_setattr, open_tree_clone};
 
     /// The program that the tests below run, which is this test binary once more.
     #[test]

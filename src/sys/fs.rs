@@ -73,19 +73,6 @@ pub fn fchmodat2(fd: impl AsFd, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// `statx(dirfd, path, flags | AT_STATX_DONT_SYNC, STATX_BASIC_STATS)` — what a file is, with the attributes that
-/// `stat(2)` lacks. See `statx(2)`. Since Linux 4.11.
-pub fn statx(dir: impl AsFd, path: &Path, flags: i32) -> Result<libc::statx> {
-    let path = c_path(path)?;
-    // SAFETY: statx is plain data for which all zeroes is a valid value.
-    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = flags | libc::AT_STATX_DONT_SYNC;
-    let dir = dir.as_fd().as_raw_fd();
-    // SAFETY: path and stat live across the call.
-    check(unsafe { libc::statx(dir, path.as_ptr(), flags, libc::STATX_BASIC_STATS, &mut stat) }.into())?;
-    Ok(stat)
-}
-
 /// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)` — marks every descriptor from `first` on to be closed by
 /// execve. See `close_range(2)`. Since Linux 5.11.
 pub fn close_range_cloexec(first: u32) -> Result<()> {

@@ -5,11 +5,13 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod entry;
 pub mod fs;
 pub mod keyring;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod raw;
 pub mod schedule;
 pub mod terminal;
 

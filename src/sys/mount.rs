@@ -176,12 +176,12 @@ pub fn pivot_root_here() -> Result<()> {
     Ok(())
 }
 
-const FSOPEN_CLOEXEC: u32 = 1;
-const FSMOUNT_CLOEXEC: u32 = 1;
+pub(super) const FSOPEN_CLOEXEC: u32 = 1;
+pub(super) const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;
-const FSCONFIG_SET_STRING: u32 = 1;
+pub(super) const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_SET_FD: u32 = 5;
-const FSCONFIG_CMD_CREATE: u32 = 6;
+pub(super) const FSCONFIG_CMD_CREATE: u32 = 6;
 const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
 const FSPICK_CLOEXEC: u32 = 1;
 const FSPICK_EMPTY_PATH: u32 = 8;

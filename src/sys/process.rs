@@ -3,11 +3,11 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
 
 use nix::unistd::Pid;
 
-use super::{Result, c_path, check, check_fd};
+use super::raw::Arguments;
+use super::{Result, check, check_fd};
 
 /// Which side of a clone this is.
 pub enum Clone {
@@ -103,21 +103,15 @@ pub fn fexecve(file: impl AsFd, argv: &[&CStr], envp: &[&CStr]) -> nix::errno::E
     check(result).expect_err("execveat returns only on error")
 }
 
-/// `execveat(dir, path, argv, environ, flags)` — runs a program in this one's place with the same arguments and
-/// environment; returns only an error. See `execveat(2)`. Since Linux 3.19.
-pub fn execveat_with_own_arguments(dir: impl AsFd, path: &Path, flags: i32) -> nix::errno::Errno {
-    let Ok(path) = c_path(path) else { return nix::errno::Errno::EINVAL };
+/// The arguments and the environment of this process.
+pub fn with_own_arguments<T>(f: impl FnOnce(Arguments<'_>) -> T) -> T {
     let argv: Vec<CString> =
         std::env::args_os().filter_map(|argument| CString::new(argument.into_vec()).ok()).collect();
     let argv: Vec<_> = argv.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
     // SAFETY: one thread, or none that changes the environment, so that nobody writes the variable meanwhile.
     let envp = unsafe { libc::environ };
-    let dir = dir.as_fd().as_raw_fd();
     // SAFETY: argv ends with a null pointer and outlives the call with its strings; environ is kept so by libc.
-    let result = unsafe {
-        libc::syscall(libc::SYS_execveat, dir, path.as_ptr(), argv.as_ptr(), envp.cast_const(), flags)
-    };
-    check(result).expect_err("execveat returns only on error")
+    f(unsafe { Arguments::new(argv.as_ptr(), envp.cast_const().cast()) })
 }
 
 /// `getauxval(AT_EXECFN)` — the path that the kernel was given to run this program. See `getauxval(3)`.

@@ -1,9 +1,13 @@
 //! /process: args, env, cwd, and what exec errors say.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::json;
 
 use crate::sandbox::{Sandbox, is_keel, keel, runtime};
@@ -35,6 +39,9 @@ tests![
     a_leaked_descriptor_of_a_host_directory_does_not_reach_the_payload,
     a_link_to_a_leaked_descriptor_is_no_working_directory,
     a_program_that_is_the_runtime_cannot_overwrite_it,
+    init_runs_from_what_nobody_writes_to_wherever_the_runtime_is,
+    a_runtime_that_cannot_protect_itself_before_the_c_library_does_so_later,
+    a_word_that_names_a_command_elsewhere_changes_nothing,
     a_variable_without_a_name_is_refused,
 ];
 
@@ -270,6 +277,50 @@ fn a_program_that_is_the_runtime_cannot_overwrite_it() {
         assert_eq!(c.args(&["/bin/sh", "-c", attack]).run().stdout, "tried\n");
     }
     assert!(fs::read(&c.runtime).unwrap() == before, "the runtime was overwritten");
+}
+
+const TMPFS: i64 = 0x0102_1994;
+
+/// The kind of file system that init's binary is on, before the program runs.
+fn kind_of_init(c: &Sandbox) -> i64 {
+    statfs(format!("/proc/{}/exe", c.pid()).as_str()).unwrap().filesystem_type().0
+}
+
+fn init_runs_from_what_nobody_writes_to_wherever_the_runtime_is() {
+    needs!(keel());
+    let long = ["a".repeat(200), "b".repeat(200)].join("/");
+    for dir in [b"plain".as_slice(), b"a:b,c\\d", b"not\xffutf8", long.as_bytes()] {
+        let mut c = Sandbox::new();
+        let dir = c.host_dir("").join(OsStr::from_bytes(dir));
+        fs::create_dir_all(&dir).unwrap();
+        c.runtime = dir.join(OsStr::from_bytes(b"ke:el,\\\xff"));
+        fs::copy(runtime(), &c.runtime).unwrap();
+        c.acts("true").created();
+        assert_eq!(kind_of_init(&c), OVERLAYFS_SUPER_MAGIC.0, "{}", c.runtime.display());
+    }
+}
+
+fn a_runtime_that_cannot_protect_itself_before_the_c_library_does_so_later() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("true").write_config();
+    // A binary without a name has no directory to make an overlay of.
+    let copy = c.host_dir("").join("keel");
+    fs::copy(runtime(), &copy).unwrap();
+    let binary = fs::File::open(&copy).unwrap();
+    fs::remove_file(&copy).unwrap();
+    c.runtime = format!("/proc/{}/fd/{}", std::process::id(), binary.as_raw_fd()).into();
+    c.keel(&["create", &c.id]).ok();
+    assert_eq!(kind_of_init(&c), TMPFS);
+    c.runtime = runtime();
+    c.start().ok();
+}
+
+fn a_word_that_names_a_command_elsewhere_changes_nothing() {
+    needs!(keel());
+    let c = Sandbox::new();
+    let complaint = c.keel(&["state", "run"]).fails();
+    assert!(complaint.contains("container \"run\" does not exist"), "{complaint}");
 }
 
 fn a_variable_without_a_name_is_refused() {
