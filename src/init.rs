@@ -135,7 +135,7 @@ fn set_up(
             exit_now(1);
         }
         umask(callers_umask);
-        hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating))?;
+        hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating), &[])?;
         umask(Mode::empty());
     }
 
@@ -214,7 +214,7 @@ fn restrict(
 fn start(plan: &Plan, state: &State, Found { program, path }: Found) -> Error {
     let hooks = &plan.hooks.start_container;
     let hooks_run =
-        if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created)) };
+        if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created), &[]) };
     match hooks_run.and_then(|()| unblock_signals().context(|| "unblock signals")) {
         Ok(()) => program.execute(&path),
         Err(error) => error,

@@ -64,7 +64,7 @@ pub fn run_poststart(container: &mut Container, state: &State) -> Result<()> {
     if state.poststart.is_empty() {
         return Ok(());
     }
-    hooks::run(&state.poststart, &state.oci_state(Status::Running, state.pid))
+    hooks::run(&state.poststart, &state.oci_state(Status::Running, state.pid), &[])
         .inspect_err(|_| destroy_failed(container, state))
 }
 
