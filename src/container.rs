@@ -71,8 +71,8 @@ impl fmt::Display for Status {
 
 /// An open state directory.
 ///
-/// A clone inherits its descriptor and with it the flock: init must drop its copy before anything else, or
-/// the lock outlives `create`.
+/// A clone inherits its descriptor and with it the flock, which outlives a `create` that is killed until init closes
+/// what it has of the host.
 pub struct Container {
     id: String,
     root: PathBuf,

@@ -110,8 +110,8 @@ fn from_bundle(
         match self_exe::restart()? {}
     }
 
-    let container = Container::create(&options.root, &options.id)?;
     let state = first_state(&plan, &bundle, options)?;
+    let container = Container::create(&options.root, &options.id)?;
     let mut making =
         Making { options, host, bundle, plan, container, passed, mode, interrupt, state, cgroup: None };
     let notify = making.listen(notifies);

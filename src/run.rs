@@ -37,9 +37,9 @@ fn detach(created: &mut Created) -> Result<()> {
 fn attend(signals: &Signals, created: Created, keep: bool) -> Result<i32> {
     let Created { mut container, state, first, notify } = created;
     run_poststart(&mut container, &state)?;
-    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), first.console, notify)?;
+    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), first.console, notify);
     if !keep {
         destroy_unless_gone(&mut container, &state)?;
     }
-    Ok(code)
+    code
 }
