@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat, renameat};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Serialize;
@@ -71,8 +71,8 @@ impl fmt::Display for Status {
 
 /// An open state directory.
 ///
-/// A clone inherits its descriptor and with it the flock: init must drop its copy before anything else, or
-/// the lock outlives `create`.
+/// A clone inherits its descriptor and with it the flock, which outlives a `create` that is killed until init closes
+/// what it has of the host.
 pub struct Container {
     id: String,
     root: PathBuf,
@@ -143,7 +143,7 @@ impl Container {
         &self.id
     }
 
-    /// Waits for other commands that change this container, then keeps them out until this process ends.
+    /// Waits for other commands that change this container, then keeps them out.
     pub fn lock(&mut self) -> Result<()> {
         self.dir.lock().context(|| format!("lock container {}", self.id))?;
         self.expect_not_deleted()
@@ -156,6 +156,11 @@ impl Container {
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(e)) => Err(e).context(|| format!("lock container {}", self.id)),
         }
+    }
+
+    pub fn unlock(&mut self) -> Result<()> {
+        self.locked = false;
+        self.dir.unlock().context(|| format!("unlock container {}", self.id))
     }
 
     /// A delete may have been faster, and a create may have made the name anew.
@@ -244,19 +249,18 @@ impl Container {
         Ok(file.into())
     }
 
-    /// The socket on which init waits for `start`.
+    /// The socket on which init will listen for `start`.
     pub fn bind_start_socket(&self) -> Result<OwnedFd> {
         let bind_socket = || -> Result<OwnedFd, Errno> {
             let socket = stream_socket()?;
             bind(socket.as_raw_fd(), &self.socket_address()?)?;
-            listen(&socket, Backlog::new(8)?)?;
             Ok(socket)
         };
         bind_socket().context(|| format!("bind {}", self.path().join(SOCKET).display()))
     }
 
     /// # Errors
-    /// ECONNREFUSED: init has executed or is dead. ENOENT: there is no socket yet.
+    /// ECONNREFUSED: init does not listen yet, has executed or is dead. ENOENT: there is no socket yet.
     pub fn connect_start_socket(&self) -> Result<OwnedFd> {
         let connect_socket = || -> Result<OwnedFd, Errno> {
             let socket = stream_socket()?;
@@ -278,8 +282,11 @@ impl Container {
         if state.init()?.is_none() {
             return Ok(Status::Stopped);
         }
+        if state.creating {
+            return Ok(Status::Creating);
+        }
         if self.has_not_executed()? {
-            return Ok(if state.creating { Status::Creating } else { Status::Created });
+            return Ok(Status::Created);
         }
         match state.open_cgroup()? {
             Some(cgroup) if cgroup.events()?.frozen => Ok(Status::Paused),
@@ -524,10 +531,12 @@ pub mod tests {
         let root = Root::new(&"long-".repeat(40));
         let container = root.create("c");
         assert_eq!(container.connect_start_socket().unwrap_err().errno(), Some(Errno::ENOENT));
-        let listener = container.bind_start_socket().unwrap();
-        container.connect_start_socket().unwrap();
-        drop(listener);
+        let gate = container.bind_start_socket().unwrap();
         let refused = || container.connect_start_socket().err().and_then(|e| e.errno());
+        assert_eq!(refused(), Some(Errno::ECONNREFUSED));
+        crate::gate::listen(&gate).unwrap();
+        container.connect_start_socket().unwrap();
+        drop(gate);
         assert!(eventually(|| refused() == Some(Errno::ECONNREFUSED)));
     }
 

@@ -5,8 +5,10 @@
 //!
 //! <https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle>
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -71,15 +73,25 @@ pub struct First {
 }
 
 pub fn create(options: &CreateOptions, process: &Process) -> Result<()> {
-    new_container(options, process, Mode::Create).map(drop)
+    new_container(options, process, Mode::Create, None).map(drop)
 }
 
-/// Creates a container, or leaves nothing behind.
-pub fn new_container(options: &CreateOptions, process: &Process, mode: Mode) -> Result<Created> {
-    from_bundle(options, process, mode).context(|| format!("create container {}", options.id))
+/// Creates a container, or leaves nothing behind; gives up as soon as `interrupt` is readable.
+pub fn new_container(
+    options: &CreateOptions,
+    process: &Process,
+    mode: Mode,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Created> {
+    from_bundle(options, process, mode, interrupt).context(|| format!("create container {}", options.id))
 }
 
-fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result<Created> {
+fn from_bundle(
+    options: &CreateOptions,
+    process: &Process,
+    mode: Mode,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Created> {
     let passed = process.passed;
     let host = Host::new()?;
     let report = Report::default();
@@ -98,8 +110,8 @@ fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result
         match self_exe::restart()? {}
     }
 
-    let container = Container::create(&options.root, &options.id)?;
     let state = first_state(&plan, &bundle, options)?;
+    let container = Container::create(&options.root, &options.id)?;
     let mut making = Making {
         options,
         host,
@@ -108,6 +120,7 @@ fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result
         container,
         passed,
         mode,
+        interrupt,
         state,
         cgroup: None,
         net_devices: None,
@@ -115,6 +128,8 @@ fn from_bundle(options: &CreateOptions, process: &Process, mode: Mode) -> Result
     let notify = making.listen(notifies);
     match notify.and_then(|notify| Ok((notify, making.first_process()?))) {
         Ok((notify, first)) => {
+            // It may be deleted from now on, also while a `run` waits for its end.
+            making.container.unlock()?;
             Ok(Created { container: making.container, state: making.state, first, notify })
         }
         Err(error) => {
@@ -160,6 +175,7 @@ struct Making<'a> {
     container: Container,
     passed: Passed,
     mode: Mode,
+    interrupt: Option<BorrowedFd<'a>>,
     state: State,
     cgroup: Option<Cgroup>,
     net_devices: Option<net_devices::Given>,
@@ -191,7 +207,7 @@ impl Making<'_> {
     /// Clones the container's first process and sees it through to its program, or to where it waits for `start`.
     fn first_process(&mut self) -> Result<First> {
         self.make_cgroup()?;
-        let Self { options, plan, container, mode, state, .. } = self;
+        let Self { options, plan, container, mode, interrupt, state, .. } = self;
         let cgroup = self.cgroup.as_ref().expect("it has just been made");
         let proc = Proc::host();
         let joined = plan.namespaces.open(&proc)?;
@@ -218,7 +234,7 @@ impl Making<'_> {
         }
         net_devices::apply(&plan.net_devices, &proc, spawned.pid, &mut self.net_devices)?;
 
-        let terminal = await_ready(&spawned, plan, state)?;
+        let terminal = await_ready(&spawned, plan, state, *interrupt)?;
         // Before the program starts, which may ask for the size at once.
         let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
         let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
@@ -233,9 +249,9 @@ impl Making<'_> {
             handover::send_pidfd(path, spawned.pidfd.as_fd())?;
         }
         let committed = match mode {
-            Mode::Create => spawned.sync.send(ToInit::Commit),
+            Mode::Create => tell(&spawned, ToInit::Commit),
             Mode::Detached | Mode::Foreground => {
-                spawned.sync.send(ToInit::Start).and_then(|()| await_execution(&spawned))
+                tell(&spawned, ToInit::Start).and_then(|()| await_execution(&spawned))
             }
         };
         committed
@@ -291,22 +307,47 @@ fn open_for_init(
 }
 
 /// Serves init until it is ready: runs the hooks that are this side's, takes the terminal's master.
-fn await_ready(spawned: &Spawned, plan: &Plan, state: &State) -> Result<Option<OwnedFd>> {
+fn await_ready(
+    spawned: &Spawned,
+    plan: &Plan,
+    state: &State,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Option<OwnedFd>> {
+    // A delete --force kills init and counts on us to notice, whatever a hook does.
+    let hook_ends: Vec<_> = [spawned.pidfd.as_fd()].into_iter().chain(interrupt).collect();
     let mut terminal = None;
     loop {
+        interrupt.map_or(Ok(()), |interrupt| await_message(spawned, interrupt))?;
         match spawned.sync.receive()? {
             FromInit::Terminal(master) => terminal = Some(master),
             FromInit::Mounted => {
                 let stdin = state.oci_state(Status::Creating, state.pid);
-                hooks::run(&plan.hooks.prestart, &stdin)?;
-                hooks::run(&plan.hooks.create_runtime, &stdin)?;
-                spawned.sync.send(ToInit::Continue)?;
+                hooks::run(&plan.hooks.prestart, &stdin, &hook_ends)?;
+                hooks::run(&plan.hooks.create_runtime, &stdin, &hook_ends)?;
+                tell(spawned, ToInit::Continue)?;
             }
             FromInit::Ready => return Ok(terminal),
             FromInit::Failed(error) => return Err(error),
             FromInit::Closed => return Err(unexplained_death(&spawned.pidfd)),
         }
     }
+}
+
+fn await_message(spawned: &Spawned, interrupt: BorrowedFd<'_>) -> Result<()> {
+    let mut fds = [spawned.sync.as_fd(), interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
+        if errno != Errno::EINTR {
+            return Err(errno).context(|| "wait for init");
+        }
+    }
+    if fds[0].any() == Some(true) { Ok(()) } else { Err(Error::new("interrupted by a signal")) }
+}
+
+fn tell(spawned: &Spawned, message: ToInit) -> Result<()> {
+    spawned.sync.send(message).map_err(|error| match error.errno() {
+        Some(Errno::EPIPE) => unexplained_death(&spawned.pidfd),
+        _ => error,
+    })
 }
 
 /// Until init has executed the program, which closes its end, or has said why it could not.

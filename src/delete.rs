@@ -48,9 +48,9 @@ fn delete_existing(root: &Path, id: &str, force: bool) -> Result<()> {
     destroy(&container, &state).context(|| format!("delete container {id}"))
 }
 
-/// Another command has the container locked: the `create` that makes it, a `start`, or a second `delete`.
+/// Another command has the container locked: the `create` that makes it or a second `delete`.
 /// Without force, only what it leaves may be deleted. With force its processes are killed at once, for that
-/// makes a `create` fail and undo itself, and ends the waiting of a `start`.
+/// makes a `create` fail and undo itself.
 fn interrupt(container: &Container, force: bool) -> Result<()> {
     let state = match container.state() {
         Err(e) if e.kind() == Kind::NoContainer && !force => {
@@ -69,9 +69,10 @@ fn interrupt(container: &Container, force: bool) -> Result<()> {
         }
         return Ok(());
     }
+    // Whatever else it is, it does not stay: a created one that another delete has just killed looks as if it ran.
     match container.status(&state)? {
-        Status::Stopped | Status::Created => Ok(()),
-        status => Err(not_stopped(container.id(), status)),
+        Status::Creating => Err(not_stopped(container.id(), Status::Creating)),
+        _ => Ok(()),
     }
 }
 
@@ -118,6 +119,15 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
         hooks::run_all(&state.poststop, &state.oci_state(Status::Stopped, 0));
     }
     Ok(())
+}
+
+/// [`destroy`] by one that does not have the container locked.
+pub fn destroy_unless_gone(container: &mut Container, state: &State) -> Result<()> {
+    match container.lock().and_then(|()| destroy(container, state)) {
+        // A delete was faster.
+        Err(e) if e.kind() == Kind::NoContainer => Ok(()),
+        destroyed => destroyed,
+    }
 }
 
 /// Until init is known, the state names the cgroup that `create` is about to make, or to find in use by others and

@@ -68,6 +68,8 @@ fn live(
     let lock = inherited.created_lock.take();
     let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
     let ready = set_up(plan, state, joined, inherited, create, &kept)?;
+    // Not before: a start that came while hooks run would wait, perhaps for the hook that called it.
+    gate.as_ref().map_or(Ok(()), gate::listen)?;
     create.ready()?;
     // If create dies before it commits, nobody will ever know of this process.
     let Some(order) = create.receive()? else { exit_now(1) };
@@ -132,7 +134,9 @@ fn set_up(
         if create.receive()?.is_none() {
             exit_now(1);
         }
-        hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating))?;
+        umask(callers_umask);
+        hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating), &[])?;
+        umask(Mode::empty());
     }
 
     rootfs::enter(&root, &plan.rootfs, &proc)?;
@@ -145,7 +149,11 @@ fn set_up(
     mounts::finish(read_only_later)?;
     rootfs::finish(&root, &plan.rootfs)?;
 
-    let Some(process) = &plan.process else { return Ok(None) };
+    let Some(process) = &plan.process else {
+        drop((proc, root));
+        close_host(inherited.first_private_fd, kept.to_vec())?;
+        return Ok(None);
+    };
     if let Some(terminal) = terminal {
         terminal.become_stdio()?;
     }
@@ -184,11 +192,7 @@ fn restrict(
         program.set_env("HOME", &process.user.home(root));
     }
     drop(proc);
-    // Closed, not left to execve: it walks the program's path first, and /proc/self/fd/7/.. would lead out of the
-    // container through any directory of the host (CVE-2024-21626).
-    let mut kept: Vec<i32> = kept.iter().flatten().copied().collect();
-    kept.push(root.as_fd().as_raw_fd());
-    close_all_but(first_private_fd, &kept).context(|| "close the descriptors to the host")?;
+    close_host(first_private_fd, [kept, &[Some(root.as_fd().as_raw_fd())]].concat())?;
 
     let entered = program.try_enter_cwd(root)?;
     let granted = process.capabilities.before_setuid()?;
@@ -210,11 +214,18 @@ fn restrict(
 fn start(plan: &Plan, state: &State, Found { program, path }: Found) -> Error {
     let hooks = &plan.hooks.start_container;
     let hooks_run =
-        if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created)) };
+        if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created), &[]) };
     match hooks_run.and_then(|()| unblock_signals().context(|| "unblock signals")) {
         Ok(()) => program.execute(&path),
         Err(error) => error,
     }
+}
+
+/// Closed, not left to execve: it walks the program's path first, and /proc/self/fd/7/.. would lead out of the container
+/// through any directory of the host (CVE-2024-21626). And the lock of `create` must not outlive it.
+fn close_host(first_private_fd: u32, kept: Vec<Option<i32>>) -> Result<()> {
+    let kept: Vec<i32> = kept.into_iter().flatten().collect();
+    close_all_but(first_private_fd, &kept).context(|| "close the descriptors to the host")
 }
 
 fn open_terminal(

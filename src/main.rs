@@ -26,15 +26,21 @@ keel::c_main!(start_keel);
 
 /// The exit code.
 fn start_keel() -> i32 {
-    sys::process::signal_ignore(libc::SIGPIPE);
     let args = cli::normalise(std::env::args_os());
-    match open_standard_streams().and_then(|()| run_command(&args)) {
+    match set_signals().and_then(|()| open_standard_streams()).and_then(|()| run_command(&args)) {
         Ok(code) => code,
         Err(error) => {
             report(&args, &error);
             1
         }
     }
+}
+
+/// A write to a closed pipe is an error like others. And a caller that ignores SIGCHLD passes that on: the kernel would
+/// throw away how hooks and containers ended.
+fn set_signals() -> Result<()> {
+    sys::process::signal_ignore(libc::SIGPIPE);
+    sys::process::reset_signal(libc::SIGCHLD).context(|| "reset SIGCHLD")
 }
 
 /// What is opened while 0, 1 or 2 is closed gets that number, and would become the container's stdio.

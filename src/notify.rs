@@ -4,6 +4,7 @@
 //! The container's socket lies in the state directory and is bound read-only to /run/notify. Nothing else is
 //! relayed: the container must not speak to the host's service manager in its own words.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -12,11 +13,12 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use serde_json::{Map, Value, json};
 
 use crate::container::{Container, NOTIFY_DIR, NOTIFY_SOCKET};
 use crate::error::{Context, Error, Result};
+use crate::gate::already_started;
 
 const INSIDE: &str = "/run/notify";
 
@@ -36,7 +38,8 @@ pub fn offer(config: &mut Map<String, Value>, state_dir: &Path) -> Result<bool> 
     if host_socket().is_none() {
         return Ok(false);
     }
-    let source = state_dir.join(NOTIFY_DIR);
+    // The config's relative paths begin at the bundle.
+    let source = std::path::absolute(state_dir.join(NOTIFY_DIR)).context(|| "find the state directory")?;
     let source = source.to_str().ok_or_else(|| Error::new("the state directory's path is not UTF-8"))?;
     let mount = json!({
         "destination": INSIDE, "type": "bind", "source": source,
@@ -56,7 +59,10 @@ pub fn offer(config: &mut Map<String, Value>, state_dir: &Path) -> Result<bool> 
 
 /// The directory that the container sees; its socket is bound when somebody listens.
 pub fn make_dir(container: &Container) -> Result<()> {
-    mkdirat(container.dir(), NOTIFY_DIR, Mode::from_bits_truncate(0o755))
+    let mode = Mode::from_bits_truncate(0o755);
+    mkdirat(container.dir(), NOTIFY_DIR, mode)
+        // The umask is for the host's users, not for the container's.
+        .and_then(|()| fchmodat(container.dir(), NOTIFY_DIR, mode, FchmodatFlags::FollowSymlink))
         .context(|| "create the notify directory")
 }
 
@@ -66,6 +72,7 @@ impl Notify {
         let Some(host) = host_socket() else { return Ok(None) };
         // A socket's path has at most 108 bytes; this one is short whatever the state directory's is.
         let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", container.dir().as_raw_fd());
+        remove_stale(container, &path)?;
         match UnixDatagram::bind(&path) {
             Ok(socket) => {
                 // The container's user, whoever that is, must be able to write to it.
@@ -75,7 +82,7 @@ impl Notify {
                 Ok(Some(Self { container: socket, host }))
             }
             // Created without NOTIFY_SOCKET: the container has no socket to write to.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context(|| "bind the container's notify socket"),
         }
     }
@@ -126,6 +133,20 @@ impl Notify {
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.container.as_fd()
+    }
+}
+
+/// Another `start` may have been here. If it still listens, this is one too many; if it is gone, the gate tells whether it
+/// came to open it.
+fn remove_stale(container: &Container, path: &str) -> Result<()> {
+    match UnixDatagram::unbound().and_then(|socket| socket.connect(path)) {
+        Ok(()) => Err(already_started()),
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            unlinkat(container.dir(), NOTIFY_SOCKET, UnlinkatFlags::NoRemoveDir)
+                .context(|| "remove the notify socket of another start")
+        }
+        // No socket, the usual case; what else is wrong, bind says.
+        Err(_) => Ok(()),
     }
 }
 

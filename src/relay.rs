@@ -20,14 +20,24 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getpgrp, isatty, read, tcgetpgrp, write};
 
 use crate::error::{Context, Result};
+use crate::gate;
 use crate::log;
 use crate::notify::Notify;
-use crate::sys::process::{pidfd_send_signal, reset_signal, wait_any};
+use crate::sys::process::{pidfd_send_signal, wait_any};
 use crate::sys::terminal::{Size, tiocgptpeer, tiocgwinsz, tiocswinsz};
 
 /// The signals of this process, held back for [`foreground`].
 pub struct Signals {
     fd: SignalFd,
+    /// The same without those that end nobody.
+    ending: SignalFd,
+}
+
+impl Signals {
+    /// Readable when a signal has come that would have ended this process.
+    pub fn interrupt(&self) -> BorrowedFd<'_> {
+        self.ending.as_fd()
+    }
 }
 
 /// Holds signals back from now on. Before the clone, or one that comes before [`foreground`] would end this
@@ -43,12 +53,12 @@ pub fn block_signals() -> Result<Signals> {
     ];
     let mut mask = SigSet::all();
     OURS.into_iter().for_each(|signal| mask.remove(signal));
-    // A caller that ignores SIGCHLD passes that on, and the kernel would throw the exit status away.
-    reset_signal(libc::SIGCHLD).context(|| "reset SIGCHLD")?;
     mask.thread_block().context(|| "block signals")?;
-    let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context(|| "make a signalfd")?;
-    Ok(Signals { fd })
+    let signalfd = |mask: &SigSet| {
+        SignalFd::with_flags(mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .context(|| "make a signalfd")
+    };
+    Ok(Signals { fd: signalfd(&mask)?, ending: signalfd(&gate::ending_signals())? })
 }
 
 /// Passes signals, bytes and the container's word that it is ready on until process `pid`, a child, has ended and all

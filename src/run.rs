@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::cli::RunOptions;
 use crate::create::{Created, Mode, Process, new_container};
-use crate::delete::destroy;
+use crate::delete::destroy_unless_gone;
 use crate::error::{Context, Result};
 use crate::relay::{self, Signals};
 use crate::start::run_poststart;
@@ -13,16 +13,17 @@ use crate::start::run_poststart;
 pub fn run(options: &RunOptions, process: &Process) -> Result<i32> {
     let id = &options.create.id;
     if options.detach {
-        let mut created = new_container(&options.create, process, Mode::Detached)?;
+        let mut created = new_container(&options.create, process, Mode::Detached, None)?;
         return detach(&mut created).context(|| format!("run container {id}")).map(|()| 0);
     }
     if !options.no_subreaper {
         // Orphans of the container are reaped here, and not left to the caller.
         nix::sys::prctl::set_child_subreaper(true).context(|| "become a subreaper")?;
     }
-    // Before the container exists: a signal that comes meanwhile is for it.
+    // Before the container exists: a signal that comes meanwhile must not leave half of it behind.
     let signals = relay::block_signals()?;
-    let created = new_container(&options.create, process, Mode::Foreground)?;
+    let interrupt = Some(signals.interrupt());
+    let created = new_container(&options.create, process, Mode::Foreground, interrupt)?;
     attend(&signals, created, options.keep).context(|| format!("run container {id}"))
 }
 
@@ -36,9 +37,9 @@ fn detach(created: &mut Created) -> Result<()> {
 fn attend(signals: &Signals, created: Created, keep: bool) -> Result<i32> {
     let Created { mut container, state, first, notify } = created;
     run_poststart(&mut container, &state)?;
-    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), first.console, notify)?;
+    let code = relay::foreground(signals, first.pid, first.pidfd.as_fd(), first.console, notify);
     if !keep {
-        destroy(&container, &state)?;
+        destroy_unless_gone(&mut container, &state)?;
     }
-    Ok(code)
+    code
 }

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::container::{Container, State, Status};
-use crate::delete::{destroy, wait_for_init};
+use crate::delete::{destroy_unless_gone, wait_for_init};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gate;
 use crate::linux::hooks;
@@ -23,8 +23,8 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
     // Before the program runs, which may be ready at once.
     let notify = Notify::listen(&container)?;
     let gate = container.connect_start_socket().map_err(|error| match error.errno() {
-        // Nobody listens any more, or nobody ever will.
-        Some(Errno::ECONNREFUSED | Errno::ENOENT) => gate::already_started(),
+        // Nobody listens yet, any more, or ever.
+        Some(Errno::ECONNREFUSED | Errno::ENOENT) => refusal(&container),
         _ => error,
     })?;
     // Read while init executes the program: connecting was asking.
@@ -35,6 +35,15 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
         notify.relay(Pid::from_raw(state.pid), pidfd.as_fd())?;
     }
     Ok(())
+}
+
+fn refusal(container: &Container) -> Error {
+    match container.state().and_then(|state| container.status(&state)) {
+        Ok(Status::Creating) => {
+            Error::of_kind(Kind::WrongStatus, "cannot start a container that is creating")
+        }
+        _ => gate::already_started(),
+    }
 }
 
 /// A program that could not be executed leaves a stopped container, as with runc; a startContainer hook that failed
@@ -55,14 +64,10 @@ pub fn run_poststart(container: &mut Container, state: &State) -> Result<()> {
     if state.poststart.is_empty() {
         return Ok(());
     }
-    hooks::run(&state.poststart, &state.oci_state(Status::Running, state.pid))
+    hooks::run(&state.poststart, &state.oci_state(Status::Running, state.pid), &[])
         .inspect_err(|_| destroy_failed(container, state))
 }
 
 fn destroy_failed(container: &mut Container, state: &State) {
-    match container.lock().and_then(|()| destroy(container, state)) {
-        // A delete was faster.
-        Err(e) if e.kind() == Kind::NoContainer => {}
-        destroyed => destroyed.unwrap_or_else(log::warning),
-    }
+    destroy_unless_gone(container, state).unwrap_or_else(log::warning);
 }

@@ -79,6 +79,12 @@ impl CreateEnd {
     }
 }
 
+impl AsFd for CreateEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for InitEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -97,25 +97,26 @@ impl Hook {
     }
 }
 
-/// Runs hooks one after the other, up to the first that fails.
-pub fn run(hooks: &[Hook], state_json: &[u8]) -> Result<()> {
-    hooks.iter().try_for_each(|hook| hook.run(state_json))
+/// Runs hooks one after the other, up to the first that fails. One that still runs when one of `ends` becomes readable
+/// is killed, and has failed.
+pub fn run(hooks: &[Hook], state_json: &[u8], ends: &[BorrowedFd<'_>]) -> Result<()> {
+    hooks.iter().try_for_each(|hook| hook.run(state_json, ends))
 }
 
 /// Runs all hooks; one that fails leaves a warning, as the spec wants it of poststop.
 pub fn run_all(hooks: &[Hook], state_json: &[u8]) {
-    for error in hooks.iter().filter_map(|hook| hook.run(state_json).err()) {
+    for error in hooks.iter().filter_map(|hook| hook.run(state_json, &[]).err()) {
         log::warning(error);
     }
 }
 
 impl Hook {
-    fn run(&self, state_json: &[u8]) -> Result<()> {
+    fn run(&self, state_json: &[u8], ends: &[BorrowedFd<'_>]) -> Result<()> {
         let list = self.field.as_str().split('/').nth(2).unwrap_or_default();
-        self.execute(state_json).context(|| format!("{list} hook {}", self.path)).at(&self.field)
+        self.execute(state_json, ends).context(|| format!("{list} hook {}", self.path)).at(&self.field)
     }
 
-    fn execute(&self, state_json: &[u8]) -> Result<()> {
+    fn execute(&self, state_json: &[u8], ends: &[BorrowedFd<'_>]) -> Result<()> {
         let program = Program::new(self)?;
         let (stdin, state) = pipe()?;
         let (output, stdout) = pipe()?;
@@ -138,14 +139,17 @@ impl Hook {
             return Err(serde_json::from_slice(&failed).unwrap_or_else(|_| Error::new("not executed")));
         }
         let mut pipes = Pipes::new(state_json, stdin, state, output)?;
-        let in_time = pipes.serve_until_exit(&pidfd, self.timeout)?;
-        if !in_time {
+        let end = pipes.serve_until_end(&pidfd, self.timeout, ends)?;
+        if end != End::Exit {
             // After setsid its children are in its process group and go with it. The number cannot have passed to
             // another group, since the hook has not been waited for.
             killpg(pid, Signal::SIGKILL).context(|| "kill")?;
         }
         let reason = match wait(&pidfd)? {
-            _ if !in_time => format!("timed out after {} s", self.timeout.unwrap_or_default().as_secs()),
+            _ if end == End::Interrupt => "interrupted".into(),
+            _ if end == End::Timeout => {
+                format!("timed out after {} s", self.timeout.unwrap_or_default().as_secs())
+            }
             WaitStatus::Exited(_, 0) => return Ok(()),
             WaitStatus::Exited(_, status) => format!("exited with status {status}"),
             WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
@@ -187,6 +191,14 @@ impl Program {
     }
 }
 
+/// What ended the time of a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Exit,
+    Timeout,
+    Interrupt,
+}
+
 /// The hook's stdin and its output, while it runs.
 struct Pipes<'a> {
     unsent: &'a [u8],
@@ -209,29 +221,39 @@ impl<'a> Pipes<'a> {
         Ok(Self { unsent: state_json, state, _stdin: stdin, output, tail: Vec::new() })
     }
 
-    /// Gives the hook its state and takes its output until it exits (true) or its time is over (false). A process
-    /// that it left behind may hold the pipes for longer; nobody waits for that.
-    fn serve_until_exit(&mut self, pidfd: &OwnedFd, timeout: Option<Duration>) -> Result<bool> {
+    /// Gives the hook its state and takes its output until it ends. A process that it left behind may hold the pipes
+    /// for longer; nobody waits for that.
+    fn serve_until_end(
+        &mut self,
+        pidfd: &OwnedFd,
+        timeout: Option<Duration>,
+        ends: &[BorrowedFd<'_>],
+    ) -> Result<End> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             self.write_state()?;
             let left = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => return Ok(false),
+                Some(Duration::ZERO) => return Ok(End::Timeout),
                 // Rounded up: a wait of 0 ms would spin.
                 Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
                 None => PollTimeout::NONE,
             };
             let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            fds.extend(ends.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)));
             fds.extend(self.output.iter().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)));
             fds.extend(self.state.iter().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLOUT)));
             match poll(&mut fds, left) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context(|| "poll"),
             }
-            let exited = fds[0].any() == Some(true);
+            let has_come = |fd: &PollFd| fd.any() == Some(true);
+            let (exited, interrupted) = (has_come(&fds[0]), fds[1..=ends.len()].iter().any(has_come));
             self.read_output()?;
             if exited {
-                return Ok(true);
+                return Ok(End::Exit);
+            }
+            if interrupted {
+                return Ok(End::Interrupt);
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::spec::{Node, Report};
 pub struct Labels {
     apparmor: Option<Label>,
     selinux: Option<Label>,
+    /// Checked here; the file systems that are mounted take it (`file_system.rs`).
     mount: Option<Label>,
 }
 
@@ -58,11 +59,6 @@ impl Labels {
                 report.problem(label.field.clone(), "SELinux is not enabled on this host");
             }
         }
-    }
-
-    /// The context of the container's own mounts (the option `context` of their file systems).
-    pub fn mount_label(&self) -> Option<&str> {
-        self.mount.as_ref().map(|label| label.text.as_str())
     }
 
     /// Labels what the next execve runs, also that of a child. So after the createContainer hooks, which are the
@@ -147,7 +143,6 @@ mod tests {
     #[test]
     fn an_empty_label_is_none() {
         assert_eq!(plan(r#"{"process": {"apparmorProfile": "", "selinuxLabel": ""}}"#), Labels::default());
-        assert_eq!(plan(ALL).mount_label(), Some("m"));
     }
 
     #[test]

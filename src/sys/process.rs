@@ -60,13 +60,6 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
     Ok(())
 }
 
-/// `pidfd_getfd(pidfd, fd, 0)` — a duplicate of another process's descriptor. See `pidfd_getfd(2)`. Since Linux
-/// 5.6.
-pub fn pidfd_getfd(pidfd: impl AsFd, fd: RawFd) -> Result<OwnedFd> {
-    // SAFETY: no pointers are passed.
-    check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), fd, 0) })
-}
-
 /// `ioctl(namespace, NS_GET_NSTYPE)` — which kind of namespace a file is, as its CLONE_NEW* flag; ENOTTY when it is
 /// none. See `ioctl_nsfs(2)`. Since Linux 4.11.
 pub fn ns_get_nstype(namespace: impl AsFd) -> Result<i32> {
@@ -80,27 +73,6 @@ pub fn setdomainname(name: &str) -> Result<()> {
     // SAFETY: the pointer and length are those of one string, which the kernel only reads.
     check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())?;
     Ok(())
-}
-
-/// `execveat(file, "", argv, envp, AT_EMPTY_PATH)` — runs an open file; returns only an error. See `execveat(2)`.
-/// Since Linux 3.19.
-pub fn fexecve(file: impl AsFd, argv: &[&CStr], envp: &[&CStr]) -> nix::errno::Errno {
-    let pointers = |strings: &[&CStr]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (argv, envp) = (pointers(argv), pointers(envp));
-    // SAFETY: both arrays end with a null pointer and outlive the call, as do the strings in them.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            file.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    check(result).expect_err("execveat returns only on error")
 }
 
 /// The arguments and the environment of this process.

@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use crate::sandbox::{Sandbox, eventually};
-use crate::tests;
+use crate::sandbox::{Running, Sandbox, eventually, keel};
+use crate::{needs, tests};
 
 tests![
     eight_containers_at_once,
@@ -13,6 +13,7 @@ tests![
     delete_force_against_create_leaves_nothing,
     list_against_delete_never_fails,
     state_against_start_is_always_a_status,
+    of_two_deletes_the_second_finds_nothing,
 ];
 
 fn eight_containers_at_once() {
@@ -98,5 +99,19 @@ fn state_against_start_is_always_a_status() {
         }
         start.wait().ok();
         assert_eq!(c.status(), "running");
+    }
+}
+
+fn of_two_deletes_the_second_finds_nothing() {
+    needs!(keel());
+    for _ in 0..20 {
+        let mut c = Sandbox::new();
+        c.acts("pause").created();
+        let both = [0, 1].map(|_| c.spawn(c.command(&["delete", &c.id]))).map(Running::wait);
+        assert_eq!(both.iter().filter(|output| output.code == 0).count(), 1, "{both:?}");
+        // The other one may meet a directory that is empty already, which a create makes too.
+        let said = both.iter().map(|output| &*output.stderr).collect::<String>();
+        assert!(said.contains("does not exist") || said.contains("creating"), "{said}");
+        assert_eq!(c.left(), Vec::<String>::new());
     }
 }

@@ -1,8 +1,12 @@
 //! `delete`: what it refuses, and that nothing is left after it.
 
 use std::fs;
+use std::path::PathBuf;
 
-use crate::sandbox::{Sandbox, eventually, keel, processes_of};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::sandbox::{Sandbox, eventually, is_keel, keel, processes_of};
 use crate::{needs, tests};
 
 tests![
@@ -18,6 +22,9 @@ tests![
     the_bundle_is_left_as_it_is,
     a_container_whose_bundle_is_gone_is_deleted,
     another_containers_cgroup_stays,
+    a_created_container_without_a_process_is_deleted,
+    force_does_not_wait_for_a_hook_that_hangs,
+    force_does_not_wait_for_a_run_that_is_stopped,
 ];
 
 fn a_running_container_is_not_deleted() {
@@ -119,4 +126,50 @@ fn another_containers_cgroup_stays() {
     a.delete_force().ok();
     assert_eq!(b.status(), "running");
     assert!(b.cgroup().is_dir() || !crate::sandbox::is_keel());
+}
+
+/// Its first process waits for a start that can only fail, and must hold nothing meanwhile.
+fn a_created_container_without_a_process_is_deleted() {
+    let mut c = Sandbox::new();
+    c.unset("/process").created();
+    if is_keel() {
+        let open = fs::read_dir(format!("/proc/{}/fd", c.pid())).unwrap();
+        let open: Vec<_> = open.map(|fd| fs::read_link(fd.unwrap().path()).unwrap()).collect();
+        let of_host =
+            |path: &PathBuf| path.starts_with("/sys") || path.ends_with(&c.id) || path.starts_with("/proc");
+        assert!(!open.iter().any(of_host), "{open:?}");
+    }
+    c.delete().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn force_does_not_wait_for_a_hook_that_hangs() {
+    needs!(keel());
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let mut c = Sandbox::new();
+        let hook = c.script("hook", "touch $D/hangs; exec sleep 100");
+        c.set(&format!("/hooks/{kind}"), serde_json::json!([{"path": hook, "env": ["PATH=/bin:/usr/bin"]}]));
+        c.write_config();
+        let create = c.spawn(c.command(&["create", &c.id]));
+        eventually("the hook runs", || c.dir.join("hangs").exists());
+        c.delete_force().ok();
+        create.wait().fails();
+        eventually("nothing is left", || c.left().is_empty());
+    }
+}
+
+fn force_does_not_wait_for_a_run_that_is_stopped() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("await USR1 ; await TERM");
+    let run = c.run_in_background();
+    c.wait_printed("waiting");
+    let signal = |signal| kill(Pid::from_raw(run.pid() as i32), signal).unwrap();
+    // What passes a signal on has no more to do but that.
+    signal(Signal::SIGUSR1);
+    c.wait_printed("USR1\nwaiting");
+    signal(Signal::SIGSTOP);
+    c.delete_force().ok();
+    signal(Signal::SIGCONT);
+    assert_eq!(run.wait().code, 137);
 }

@@ -30,6 +30,11 @@ tests![
     a_missing_hook_is_an_error_that_names_it,
     the_bundles_hooks_are_those_of_create,
     prestart_may_set_up_the_network,
+    hooks_run_with_the_callers_umask,
+    hooks_run_under_a_caller_that_ignores_sigchld,
+    a_container_whose_hooks_run_is_creating,
+    a_hook_cannot_start_the_container_that_is_being_created,
+    a_run_whose_hook_hangs_can_be_interrupted,
 ];
 
 const KINDS: [&str; 6] =
@@ -313,4 +318,99 @@ fn prestart_may_set_up_the_network() {
     let script = "pid=$(sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p'); nsenter -t $pid -n ip link add br7 type veth peer name br8";
     hook(&mut c, "prestart", script);
     assert_eq!(c.report()["interfaces"], json!(["br7", "br8", "lo"]));
+}
+
+/// Init makes its own files with 0, which would leave what a hook writes writable for all.
+fn hooks_run_with_the_callers_umask() {
+    let mut c = Sandbox::new();
+    for kind in ["createRuntime", "createContainer"] {
+        hook(&mut c, kind, &format!("umask >$D/{kind}"));
+    }
+    c.acts("exit 0").write_config();
+    let mut shell = shell(&c, "umask 027");
+    c.execute({
+        shell.arg("run").arg(&c.id);
+        shell
+    })
+    .ok();
+    for kind in ["createRuntime", "createContainer"] {
+        assert_eq!(read(&c, kind), "0027\n", "{kind}");
+    }
+}
+
+/// The kernel then throws the status of children away.
+fn hooks_run_under_a_caller_that_ignores_sigchld() {
+    let mut c = Sandbox::new();
+    for kind in KINDS.into_iter().filter(|kind| *kind != "startContainer") {
+        hook(&mut c, kind, &format!("echo {kind} >>$D/log"));
+    }
+    c.acts("pause").write_config();
+    for words in [&["create"][..], &["start"], &["delete", "--force"]] {
+        let mut shell = shell(&c, "set -- env --ignore-signal=CHLD \"$@\"");
+        shell.args(words).arg(&c.id);
+        c.execute(shell).ok();
+    }
+    assert_eq!(read(&c, "log"), "prestart\ncreateRuntime\ncreateContainer\npoststart\npoststop\n");
+}
+
+/// keel behind a shell that does something first.
+fn shell(c: &Sandbox, first: &str) -> std::process::Command {
+    let keel = c.command::<&str>(&[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("{first}; exec \"$@\""), "sh"]).arg(keel.get_program()).args(keel.get_args());
+    shell
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("SANDBOX", &c.id)
+        .current_dir(c.bundle());
+    shell
+}
+
+/// A hook that asks keel something about its own container.
+fn ask(c: &mut Sandbox, command: &str) {
+    let keel = format!("{} --root $D/state {command} {}", c.runtime.display(), c.id);
+    hook(c, "createRuntime", &format!("{keel} >$D/answer 2>&1; true"));
+}
+
+fn a_container_whose_hooks_run_is_creating() {
+    needs!(keel());
+    for command in ["create", "run"] {
+        let mut c = Sandbox::new();
+        ask(&mut c, "state");
+        c.acts("exit 0").write_config();
+        c.keel(&[command, &c.id]).ok();
+        assert!(read(&c, "answer").contains(r#""status": "creating""#), "{command}: {}", read(&c, "answer"));
+    }
+}
+
+/// It would wait for itself.
+fn a_hook_cannot_start_the_container_that_is_being_created() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    ask(&mut c, "start");
+    c.acts("pause").created();
+    assert!(
+        read(&c, "answer").contains("cannot start a container that is creating"),
+        "{}",
+        read(&c, "answer")
+    );
+    assert_eq!(c.status(), "created");
+}
+
+fn a_run_whose_hook_hangs_can_be_interrupted() {
+    needs!(keel());
+    for kind in ["createRuntime", "createContainer"] {
+        let mut c = Sandbox::new();
+        hook(&mut c, kind, "touch $D/hangs; exec sleep 100");
+        let run = c.run_in_background();
+        crate::sandbox::eventually("the hook runs", || c.dir.join("hangs").exists());
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(run.pid() as i32),
+            nix::sys::signal::Signal::SIGINT,
+        )
+        .unwrap();
+        let error = run.wait().fails();
+        assert!(error.contains("interrupted"), "{kind}: {error}");
+        assert_eq!(c.left(), Vec::<String>::new());
+    }
 }

@@ -12,6 +12,9 @@ tests![
     ready_is_relayed_by_start_which_waits_for_it,
     a_payload_that_dies_unready_does_not_hang_start,
     without_a_socket_the_payload_has_none,
+    the_socket_is_open_to_the_containers_user_whatever_the_umask,
+    a_relative_state_root_will_do,
+    a_second_start_is_told_that_it_is_one,
 ];
 
 fn socket(c: &Sandbox) -> UnixDatagram {
@@ -79,4 +82,50 @@ fn a_payload_that_dies_unready_does_not_hang_start() {
 
 fn without_a_socket_the_payload_has_none() {
     assert_eq!(Sandbox::new().does("env NOTIFY_SOCKET"), [""]);
+}
+
+fn run_with_socket(c: &Sandbox, before: &str, root: &str) {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("{before}; exec \"$@\""), "sh"]).arg(&c.runtime).args(["--root", root]);
+    shell.args(["run", "--bundle"]).arg(c.bundle()).arg(&c.id).current_dir(&c.dir);
+    shell.env_clear().env("PATH", "/usr/bin:/bin").env("SANDBOX", &c.id);
+    shell.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    assert_eq!(c.execute(shell).ok().stdout, "ok\n");
+}
+
+fn the_socket_is_open_to_the_containers_user_whatever_the_umask() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.set("/process/user", serde_json::json!({"uid": 1000, "gid": 1000}));
+    c.acts("notify READY=1 ; exit 0").write_config();
+    run_with_socket(&c, "umask 077", c.dir.join("state").to_str().unwrap());
+    ready(host);
+}
+
+fn a_relative_state_root_will_do() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("notify READY=1 ; exit 0").write_config();
+    run_with_socket(&c, ":", "state");
+    ready(host);
+}
+
+fn a_second_start_is_told_that_it_is_one() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("notify READY=1 ; pause").write_config();
+    let with_socket = |name: &str| {
+        let mut command = c.command(&[name, &c.id]);
+        command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+        command
+    };
+    c.execute(with_socket("create")).ok();
+    let start = c.spawn(with_socket("start"));
+    ready(host);
+    start.wait().ok();
+    let error = c.execute(with_socket("start")).fails();
+    assert!(error.contains("cannot start an already running"), "{error}");
 }
