@@ -19,6 +19,7 @@ mod hooks;
 mod keyring;
 mod kill;
 mod lifecycle;
+mod limits;
 mod list;
 mod log;
 mod lsm;
@@ -61,6 +62,7 @@ const TESTS: &[&[Test]] = &[
     mount_options::TESTS,
     devices::TESTS,
     device_rules::TESTS,
+    limits::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,
