@@ -278,11 +278,13 @@ impl Container {
         if state.init()?.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.has_not_executed()? {
-            return Ok(if state.creating { Status::Creating } else { Status::Created });
+        let waits = self.has_not_executed()?;
+        if waits && state.creating {
+            return Ok(Status::Creating);
         }
         match state.open_cgroup()? {
             Some(cgroup) if cgroup.events()?.frozen => Ok(Status::Paused),
+            _ if waits => Ok(Status::Created),
             _ => Ok(Status::Running),
         }
     }

@@ -53,8 +53,9 @@ fn plan_max(cpu: &Node, limits: &mut Vec<Limit>) {
     if quota_us.is_some() || period_us.is_some() {
         let quota = quota_us.filter(|&quota| quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
         let field = if quota_us.is_some() { "quota" } else { "period" };
-        let period = period_us.unwrap_or(DEFAULT_PERIOD_US);
-        limits.push(Limit::new("cpu.max", format!("{quota} {period}"), cpu.at(field)));
+        // A quota alone leaves the period as it is: 100 ms in a new cgroup.
+        let period = period_us.map_or(String::new(), |period| format!(" {period}"));
+        limits.push(Limit::new("cpu.max", quota + &period, cpu.at(field)));
     }
     if let Some(burst) = burst_us {
         if let Some(quota) = quota_us.filter(|&quota| quota > 0 && burst > quota.unsigned_abs()) {
@@ -64,9 +65,6 @@ fn plan_max(cpu: &Node, limits: &mut Vec<Limit>) {
         limits.push(Limit::new("cpu.max.burst", burst, cpu.at("burst")));
     }
 }
-
-/// The kernel's own, which a write of the quota alone would set.
-const DEFAULT_PERIOD_US: u64 = 100_000;
 
 /// Shares (2 to 262,144, default 1,024) as a weight (1 to 10,000, default 100): the quadratic formula through these
 /// three points that runc and crun took to when the linear one had turned 1,024 into 39.
@@ -112,13 +110,10 @@ mod tests {
 
     #[test]
     fn quota_and_period_go_together() {
-        assert_eq!(cpu(r#"{"quota": 50000}"#), ["cpu.max=50000 100000"]);
+        assert_eq!(cpu(r#"{"quota": 50000}"#), ["cpu.max=50000"]);
         assert_eq!(cpu(r#"{"period": 5000}"#), ["cpu.max=max 5000"]);
         assert_eq!(cpu(r#"{"quota": -1, "period": 5000}"#), ["cpu.max=max 5000"]);
-        assert_eq!(
-            cpu(r#"{"quota": 70000, "burst": 60000}"#),
-            ["cpu.max=70000 100000", "cpu.max.burst=60000"]
-        );
+        assert_eq!(cpu(r#"{"quota": 70000, "burst": 60000}"#), ["cpu.max=70000", "cpu.max.burst=60000"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use nix::fcntl::OFlag;
 use super::{Cgroup, cpu, hugetlb, io, memory, pids, rdma, unified};
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::Cgroup2;
+use crate::log;
 use crate::spec::Node;
 
 /// A value for one file of the cgroup.
@@ -121,7 +122,32 @@ pub fn apply(limits: &[Limit], cgroup: &Cgroup) -> Result<()> {
     limits.iter().try_for_each(|limit| limit.write(cgroup).at(&limit.field))
 }
 
+/// Writes the limits in place of others; if the kernel refuses one, the old ones hold again.
+pub fn replace(limits: &[Limit], cgroup: &Cgroup) -> Result<()> {
+    let mut old = Vec::new();
+    for limit in limits {
+        old.push(limit.current(cgroup)?);
+        if let Err(refused) = limit.write(cgroup).at(&limit.field) {
+            for before in old.iter().rev().flatten() {
+                before.write(cgroup).unwrap_or_else(log::warning);
+            }
+            return Err(refused);
+        }
+    }
+    Ok(())
+}
+
 impl Limit {
+    /// The limit that holds now in the same place; None without such a file.
+    fn current(&self, cgroup: &Cgroup) -> Result<Option<Self>> {
+        for (file, value) in &self.files {
+            if let Some(text) = cgroup.value(file)? {
+                return Ok(Some(Self::new(file, current_value(file, &text, value), self.field.clone())));
+            }
+        }
+        Ok(None)
+    }
+
     fn write(&self, cgroup: &Cgroup) -> Result<()> {
         let mut missing = Ok(());
         for (file, value) in &self.files {
@@ -141,6 +167,23 @@ impl Limit {
     }
 }
 
+/// Of a file with a line for each device: that of the device which `new` is for, or what stands for none.
+fn current_value(file: &str, text: &str, new: &str) -> String {
+    let unset = match file {
+        "io.max" => "rbps=max wbps=max riops=max wiops=max",
+        "rdma.max" => "hca_handle=max hca_object=max",
+        "io.weight" | "io.bfq.weight" => "default",
+        // One value for the whole file.
+        _ => return text.to_owned(),
+    };
+    let device = match new.split_once(' ') {
+        Some((device, _)) => device,
+        None => "default",
+    };
+    let of_device = |line: &&str| line.split(' ').next() == Some(device);
+    text.lines().find(of_device).map_or_else(|| format!("{device} {unset}"), str::to_owned)
+}
+
 impl Cgroup {
     /// The names in one of its lists: `.` is what it has (cgroup.controllers), `subtree_control` what it passes on.
     fn controllers(&self, list: &str) -> Result<BTreeSet<String>> {
@@ -152,8 +195,22 @@ impl Cgroup {
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
 
+    /// What is in one of its files, without the last newline; None when there is no such file.
+    pub fn value(&self, file: &str) -> Result<Option<String>> {
+        let read = || -> Result<String> {
+            let name = CString::new(file).map_err(|_| Errno::EINVAL)?;
+            Ok(std::io::read_to_string(std::fs::File::from(self.open_file(&name, OFlag::O_RDONLY)?))?)
+        };
+        match read() {
+            Err(e) if e.errno() == Some(Errno::ENOENT) => Ok(None),
+            text => {
+                Ok(Some(text.context(|| format!("read {}/{file}", self.path.display()))?.trim_end().into()))
+            }
+        }
+    }
+
     /// One `write(2)`, as the kernel wants it.
-    fn write(&self, file: &str, value: &str) -> Result<(), Errno> {
+    pub(super) fn write(&self, file: &str, value: &str) -> Result<(), Errno> {
         let name = CString::new(file).map_err(|_| Errno::EINVAL)?;
         let mut file = std::fs::File::from(self.open_file(&name, OFlag::O_WRONLY)?);
         let written = file.write(value.as_bytes());
@@ -189,6 +246,16 @@ pub(super) mod tests {
         let limit = |file: &str| Limit::new(file, 1, Field::root());
         assert_eq!(limit("hugetlb.2MB.max").controller(), Some("hugetlb"));
         assert_eq!(limit("cgroup.max.depth").controller(), None);
+    }
+
+    #[test]
+    fn what_holds_for_a_device_is_its_line() {
+        let max = "8:0 rbps=1 wbps=max riops=max wiops=max\n8:16 rbps=2 wbps=max riops=max wiops=max";
+        assert_eq!(current_value("io.max", max, "8:16 wbps=5"), "8:16 rbps=2 wbps=max riops=max wiops=max");
+        assert_eq!(current_value("io.max", max, "9:0 wbps=5"), "9:0 rbps=max wbps=max riops=max wiops=max");
+        assert_eq!(current_value("io.weight", "default 100\n8:0 50", "70"), "default 100");
+        assert_eq!(current_value("io.weight", "default 100", "8:0 70"), "8:0 default");
+        assert_eq!(current_value("memory.max", "max", "5"), "max");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod cpu;
 pub mod devices;
+mod freeze;
 mod hugetlb;
 mod io;
 pub mod limits;

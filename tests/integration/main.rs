@@ -32,8 +32,10 @@ mod net_devices;
 mod nginx;
 mod notify;
 mod paths;
+mod pause;
 mod personality;
 mod process;
+mod ps;
 mod rdt;
 mod rlimits;
 mod rootfs;
@@ -43,6 +45,7 @@ mod state;
 mod stdio_fds;
 mod sysctl;
 mod terminal;
+mod update;
 mod user;
 
 use std::env;
@@ -63,6 +66,9 @@ const TESTS: &[&[Test]] = &[
     devices::TESTS,
     device_rules::TESTS,
     limits::TESTS,
+    pause::TESTS,
+    ps::TESTS,
+    update::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,
