@@ -206,6 +206,82 @@ impl ListOptions {
 }
 
 #[derive(Args, Debug)]
+pub struct PsOptions {
+    /// Name of the container
+    pub id: String,
+    /// table or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+    /// Options of ps(1) for the table [default: -ef]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PS OPTIONS")]
+    pub ps_options: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct UpdateOptions {
+    /// Name of the container
+    pub id: String,
+    /// File with an object as /linux/resources of config.json has it, or - for stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Limit of memory, in bytes or with a unit (512M); -1 for none
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub memory: Option<i64>,
+    /// Limit of memory and swap together; -1 for none
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub memory_swap: Option<i64>,
+    /// Memory that is kept from being reclaimed
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub memory_reservation: Option<i64>,
+    /// CPU time in a period, in microseconds; -1 for no limit
+    #[arg(long, value_name = "US", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// The period, in microseconds
+    #[arg(long, value_name = "US")]
+    pub cpu_period: Option<u64>,
+    /// Unused CPU time that may be saved up, in microseconds
+    #[arg(long, value_name = "US")]
+    pub cpu_burst: Option<u64>,
+    /// Share of CPU time beside others, 2 to 262144
+    #[arg(long, value_name = "N")]
+    pub cpu_share: Option<u64>,
+    /// 1 to run only when nothing else does
+    #[arg(long, value_name = "0|1")]
+    pub cpu_idle: Option<i64>,
+    /// CPUs to run on (0-3,7)
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Share of disk time beside others, 10 to 1000
+    #[arg(long, value_name = "N")]
+    pub blkio_weight: Option<u64>,
+}
+
+/// A number of bytes, as runc reads it: k, m, g, t are powers of 1,024, with or without `b` or `ib` after them.
+fn bytes(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is not a number of bytes such as 1048576, 512M or -1");
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.strip_suffix("ib").or(lower.strip_suffix('b')).unwrap_or(&lower);
+    let (digits, shift) = match number.find(|c: char| !c.is_ascii_digit() && c != '-') {
+        None => (number, 0),
+        Some(at) => match &number[at..] {
+            "k" => (&number[..at], 10),
+            "m" => (&number[..at], 20),
+            "g" => (&number[..at], 30),
+            "t" => (&number[..at], 40),
+            _ => return Err(wrong()),
+        },
+    };
+    let number: i64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+#[derive(Args, Debug)]
 pub struct SpecOptions {
     /// The bundle: the directory to write config.json in
     #[arg(short, long, value_name = "DIR", default_value = ".")]
@@ -230,6 +306,10 @@ pub enum Operation {
     State(Id),
     Kill(KillOptions),
     Delete(DeleteOptions),
+    Pause(Id),
+    Resume(Id),
+    Ps(PsOptions),
+    Update(UpdateOptions),
     List(ListOptions),
     Spec(SpecOptions),
     Check(CheckOptions),
@@ -246,7 +326,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-static COMMANDS: [Entry; 9] = [
+static COMMANDS: [Entry; 13] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -270,6 +350,22 @@ static COMMANDS: [Entry; 9] = [
     Entry {
         name: "delete", about: "Delete a container that has stopped or was not started",
         options: with_global::<DeleteOptions>, read: |m| DeleteOptions::from_arg_matches(m).map(Operation::Delete),
+    },
+    Entry {
+        name: "pause", about: "Stop all processes of a container where they stand",
+        options: with_global::<Id>, read: |m| Id::from_arg_matches(m).map(Operation::Pause),
+    },
+    Entry {
+        name: "resume", about: "Let the processes of a paused container go on",
+        options: with_global::<Id>, read: |m| Id::from_arg_matches(m).map(Operation::Resume),
+    },
+    Entry {
+        name: "ps", about: "List the processes of a container",
+        options: with_global::<PsOptions>, read: |m| PsOptions::from_arg_matches(m).map(Operation::Ps),
+    },
+    Entry {
+        name: "update", about: "Change the limits of a container",
+        options: with_global::<UpdateOptions>, read: |m| UpdateOptions::from_arg_matches(m).map(Operation::Update),
     },
     Entry {
         name: "list", about: "List the containers",
@@ -486,7 +582,7 @@ mod tests {
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
             (
                 "--debug",
-                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, state, kill, delete, list, spec, check], see keel --help",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, state, kill, delete, pause, resume, ps, update, list, spec, check], see keel --help",
             ),
             (
                 "--debug --root",

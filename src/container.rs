@@ -285,11 +285,9 @@ impl Container {
         if state.creating {
             return Ok(Status::Creating);
         }
-        if self.has_not_executed()? {
-            return Ok(Status::Created);
-        }
         match state.open_cgroup()? {
             Some(cgroup) if cgroup.events()?.frozen => Ok(Status::Paused),
+            _ if self.has_not_executed()? => Ok(Status::Created),
             _ => Ok(Status::Running),
         }
     }

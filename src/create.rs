@@ -224,6 +224,7 @@ impl Making<'_> {
         state.creating = hooks;
         container.write_state(state)?;
         container.write_config(&self.bundle.config)?;
+        cgroup::limits::apply(&plan.cgroup.limits, cgroup)?;
         cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
         if let Some(score) = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref()) {
             score.apply(&proc, spawned.pid)?;

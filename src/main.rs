@@ -19,7 +19,7 @@ use keel::error::{Context, Error, Result};
 use keel::fds::Passed;
 use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
-use keel::{check, create, delete, kill, list, run, spec_command, start, state, sys};
+use keel::{check, create, delete, kill, list, pause, ps, run, spec_command, start, state, sys, update};
 
 keel::entry!(self_exe::overlay::early);
 keel::c_main!(start_keel);
@@ -81,6 +81,10 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::State(options) => print(&state::state(&global.root(), &options.id)?)?,
         Operation::Kill(options) => kill::kill(&global.root(), &options.id, &options.signal, options.all)?,
         Operation::Delete(options) => delete::delete(&global.root(), &options.id, options.force)?,
+        Operation::Pause(options) => pause::pause(&global.root(), &options.id)?,
+        Operation::Resume(options) => pause::resume(&global.root(), &options.id)?,
+        Operation::Ps(options) => print(&ps::ps(&global.root(), &options)?)?,
+        Operation::Update(options) => update::update(&global.root(), &options)?,
         Operation::List(options) => print(&list::list(&global.root(), global.has_root(), options.format())?)?,
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,
         Operation::Print(text) => print(&text)?,
@@ -93,9 +97,9 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
     Ok(0)
 }
 
-fn print(text: &str) -> Result<()> {
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut stdout = stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context(|| "write to stdout")
+    stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()).context(|| "write to stdout")
 }
 
 /// Callers read stderr by lines and take the last error of the log for the reason of the failure.

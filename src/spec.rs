@@ -74,6 +74,11 @@ impl<'a> Node<'a> {
         Self { map, field: Field::root(), report }
     }
 
+    /// A document that is a part of config.json, whose pointer `field` is.
+    pub fn at_field(map: &'a Map<String, Value>, field: Field, report: &'a Report) -> Self {
+        Self { map, field, report }
+    }
+
     pub fn field(&self) -> &Field {
         &self.field
     }

@@ -6,8 +6,17 @@
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#configLinuxControlGroups>,
 //! kernel: <https://docs.kernel.org/admin-guide/cgroup-v2.html>
 
+mod cpu;
 pub mod devices;
+mod freeze;
+mod hugetlb;
+mod io;
+pub mod limits;
+mod memory;
+mod pids;
+mod rdma;
 mod remove;
+mod unified;
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{Read, Write};
@@ -22,7 +31,6 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
-use serde_json::Value;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::{Cgroup2, Host};
@@ -34,6 +42,7 @@ use crate::sys::fs::{Resolve, openat2};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub devices: devices::Filter,
+    pub limits: Vec<limits::Limit>,
     field: Field,
     place: Place,
 }
@@ -50,12 +59,10 @@ enum Place {
 /// Reads `/linux`; without a cgroupsPath the container's id is the name.
 pub fn plan(linux: Option<&Node<'_>>, id: &str) -> Plan {
     let resources = linux.and_then(|linux| linux.object("resources"));
-    if let Some(resources) = &resources {
-        plan_resources(resources);
-    }
+    let limits = resources.as_ref().map(limits::plan).unwrap_or_default();
     let place = linux.and_then(plan_path).unwrap_or_else(|| Place::Sibling(id.into()));
     let field = linux.map_or_else(Field::root, |linux| linux.at("cgroupsPath"));
-    Plan { devices: devices::plan(resources.as_ref()), field, place }
+    Plan { devices: devices::plan(resources.as_ref()), limits, field, place }
 }
 
 fn plan_path(linux: &Node<'_>) -> Option<Place> {
@@ -69,27 +76,6 @@ fn plan_path(linux: &Node<'_>) -> Option<Place> {
         linux.problem("cgroupsPath", what);
     }
     Some(if path == below { Place::Sibling(below.into()) } else { Place::Absolute(below.into()) })
-}
-
-fn plan_resources(resources: &Node<'_>) {
-    const LIMITS: [&str; 8] =
-        ["memory", "cpu", "pids", "blockIO", "hugepageLimits", "network", "rdma", "unified"];
-    for limit in LIMITS {
-        if resources.value(limit).is_some_and(|value| !is_empty(value)) {
-            resources.problem(limit, "cgroup resource limits are not supported yet");
-        }
-    }
-    resources.expect_keys(&[LIMITS.as_slice(), &["devices"]].concat());
-}
-
-/// Generated configs hold objects in which nothing is set.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(values) => values.is_empty(),
-        Value::Object(map) => map.values().all(is_empty),
-        _ => false,
-    }
 }
 
 impl Plan {
@@ -133,6 +119,7 @@ impl Cgroup {
         let created = make(mount, path, &mut made).and_then(|()| {
             let cgroup = Self { path: path.into(), fd: open_below(mount, path)?, made: Vec::new() };
             cgroup.check_usable(&made, mount)?;
+            limits::enable(&plan.limits, &cgroup, mount)?;
             Ok(cgroup)
         });
         match created {
@@ -390,15 +377,6 @@ mod tests {
             let json = format!("{{\"cgroupsPath\": {path:?}}}");
             assert_eq!(planned(&json).unwrap_err(), [format!("/cgroupsPath: {reason}")]);
         }
-    }
-
-    #[test]
-    fn a_limit_that_is_set_is_a_problem_and_an_empty_one_is_not() {
-        let set = r#"{"resources": {"memory": {"limit": 1}, "unified": {"a": "b"}, "pids": {"limit": 0},
-            "cpu": {}, "blockIO": {"weightDevice": [], "weight": null}, "rdma": null}}"#;
-        let reason = "cgroup resource limits are not supported yet";
-        let expected = ["memory", "pids", "unified"].map(|key| format!("/resources/{key}: {reason}"));
-        assert_eq!(planned(set).unwrap_err(), expected);
     }
 
     #[test]

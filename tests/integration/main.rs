@@ -19,6 +19,7 @@ mod hooks;
 mod keyring;
 mod kill;
 mod lifecycle;
+mod limits;
 mod list;
 mod log;
 mod lsm;
@@ -31,8 +32,10 @@ mod net_devices;
 mod nginx;
 mod notify;
 mod paths;
+mod pause;
 mod personality;
 mod process;
+mod ps;
 mod rdt;
 mod rlimits;
 mod rootfs;
@@ -42,6 +45,7 @@ mod state;
 mod stdio_fds;
 mod sysctl;
 mod terminal;
+mod update;
 mod user;
 
 use std::env;
@@ -61,6 +65,10 @@ const TESTS: &[&[Test]] = &[
     mount_options::TESTS,
     devices::TESTS,
     device_rules::TESTS,
+    limits::TESTS,
+    pause::TESTS,
+    ps::TESTS,
+    update::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,

@@ -102,6 +102,13 @@ pub fn cgroup_root() -> Option<PathBuf> {
     mount.split(' ').nth(4).map(PathBuf::from)
 }
 
+/// A controller that the cgroups below the root get.
+pub fn controller(name: &str) -> Result<(), String> {
+    let passed = cgroup_root().and_then(|root| fs::read_to_string(root.join("cgroup.controllers")).ok());
+    let has = passed.is_some_and(|names| names.split_whitespace().any(|passed| passed == name));
+    has.then_some(()).ok_or(format!("needs the cgroup controller {name}"))
+}
+
 /// What a command did.
 #[derive(Debug)]
 pub struct Output {

@@ -1,0 +1,120 @@
+//! `keel update`: new limits for a container, all of them or none.
+//!
+//! The limits are planned as `create` plans them. Before each is written its old value is read, and if the kernel
+//! refuses one, those written before it are put back.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::cgroup::{Cgroup, devices, limits};
+use crate::cli::UpdateOptions;
+use crate::container::Container;
+use crate::error::{Context, Error, Field, Kind, Result};
+use crate::log;
+use crate::spec::{Node, Report, parse};
+
+pub fn update(root: &Path, options: &UpdateOptions) -> Result<()> {
+    change(root, options).context(|| format!("update container {}", options.id))
+}
+
+fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
+    let report = Report::default();
+    let mut resources = match &options.resources {
+        Some(path) => parse(&read(path)?, &report).context(|| format!("read {}", path.display()))?,
+        None => from_flags(options)?,
+    };
+    let mut container = Container::open(root, &options.id)?;
+    container.lock()?;
+    let state = container.state()?;
+    let cgroup = state
+        .open_cgroup()?
+        .ok_or_else(|| Error::of_kind(Kind::WrongStatus, "container not running: its cgroup is gone"))?;
+    complete(&mut resources, &cgroup)?;
+    let field = Field::root().child("linux").child("resources");
+    let node = Node::at_field(&resources, field, &report);
+    let limits = limits::plan(&node);
+    let filter = node.has("devices").then(|| devices::plan(Some(&node)));
+    check_usage(&node, &cgroup)?;
+    for warning in report.finish()? {
+        log::warning(warning);
+    }
+    limits::replace(&limits, &cgroup)?;
+    filter.map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    const MOST: u64 = 16 << 20; // bytes
+    let mut text = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(MOST).read_to_end(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text))
+    };
+    read.map(|_| text).context(|| format!("read {}", path.display()))
+}
+
+/// The flags as the file would have them.
+fn from_flags(options: &UpdateOptions) -> Result<Map<String, Value>> {
+    let mut resources = Map::new();
+    let mut set = |section: &str, key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            let section = resources.entry(section).or_insert_with(|| json!({}));
+            section[key] = value;
+        }
+    };
+    set("memory", "limit", options.memory.map(Into::into));
+    set("memory", "swap", options.memory_swap.map(Into::into));
+    set("memory", "reservation", options.memory_reservation.map(Into::into));
+    set("cpu", "quota", options.cpu_quota.map(Into::into));
+    set("cpu", "period", options.cpu_period.map(Into::into));
+    set("cpu", "burst", options.cpu_burst.map(Into::into));
+    set("cpu", "shares", options.cpu_share.map(Into::into));
+    set("cpu", "idle", options.cpu_idle.map(Into::into));
+    set("cpu", "cpus", options.cpuset_cpus.clone().map(Into::into));
+    set("cpu", "mems", options.cpuset_mems.clone().map(Into::into));
+    set("pids", "limit", options.pids_limit.map(Into::into));
+    set("blockIO", "weight", options.blkio_weight.map(Into::into));
+    if resources.is_empty() {
+        return Err(Error::new("nothing to change: give a limit or --resources"));
+    }
+    Ok(resources)
+}
+
+/// A limit of swap counts memory in, and a period comes with a quota: what the caller leaves out is as it is now.
+fn complete(resources: &mut Map<String, Value>, cgroup: &Cgroup) -> Result<()> {
+    let is_set = |section: &Map<String, Value>, key: &str| {
+        section.get(key).is_some_and(|value| !value.is_null() && *value != 0)
+    };
+    if let Some(Value::Object(memory)) = resources.get_mut("memory")
+        && is_set(memory, "swap")
+        && !is_set(memory, "limit")
+        && let Some(limit) = cgroup.value("memory.max")?
+    {
+        memory.insert("limit".into(), limit.parse::<i64>().unwrap_or(-1).into());
+    }
+    if let Some(Value::Object(cpu)) = resources.get_mut("cpu")
+        && is_set(cpu, "period")
+        && !is_set(cpu, "quota")
+        && let Some(max) = cgroup.value("cpu.max")?
+    {
+        let quota = max.split(' ').next().unwrap_or_default();
+        cpu.insert("quota".into(), quota.parse::<i64>().unwrap_or(-1).into());
+    }
+    Ok(())
+}
+
+/// `checkBeforeUpdate`: cgroup v1 refused a limit below the usage, v2 kills until it holds.
+fn check_usage(resources: &Node, cgroup: &Cgroup) -> Result<()> {
+    let Some(memory) = resources.object("memory") else { return Ok(()) };
+    let (true, Some(limit)) = (memory.boolean("checkBeforeUpdate"), memory.u64("limit")) else {
+        return Ok(());
+    };
+    let usage: u64 = cgroup.value("memory.current")?.and_then(|usage| usage.parse().ok()).unwrap_or(0);
+    if limit != 0 && limit < usage {
+        memory.problem("limit", format_args!("must not be below the current usage, {usage} bytes"));
+    }
+    Ok(())
+}
