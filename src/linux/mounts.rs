@@ -237,8 +237,24 @@ impl Mount {
     }
 
     fn set_attributes(&self, mount: impl AsFd) -> Result<()> {
-        set(&mount, false, self.attributes)?;
+        set(&mount, false, self.early_attributes())?;
         set(&mount, true, self.recursive)
+    }
+
+    /// Devices, and directories for the mounts that follow, are still to be made in these.
+    fn is_read_only_later(&self) -> bool {
+        let on = |path: &str| self.destination == Path::new(path);
+        let filled = match &self.what {
+            What::New { file_system, .. } => file_system.kind == "tmpfs" || on("/dev") || on("/"),
+            What::Bind { .. } => on("/"),
+            What::Remount(_) => false,
+        };
+        filled && self.attributes.set & attr::RDONLY != 0
+    }
+
+    fn early_attributes(&self) -> Change {
+        let later = if self.is_read_only_later() { attr::RDONLY } else { 0 };
+        Change { set: self.attributes.set & !later, ..self.attributes }
     }
 
     /// Attaches the mount; for init. Gives back the mount if it is to become read-only at the end.
@@ -275,12 +291,8 @@ impl Mount {
             mount_destination::open(root, &self.destination, expected, || Ok(true))?;
         let covered = (existed && file_system.inherits_mode()).then(|| fstat(&target)).transpose();
         let mode = covered.context(|| "stat the destination")?.map(|stat| stat.st_mode & 0o7777);
-        // Devices, and directories for the mounts that follow, are still to be made in it.
-        let later = self.attributes.set & attr::RDONLY != 0
-            && (kind == "tmpfs" || self.destination == Path::new("/dev"));
-        let now = if later { self.attributes.set & !attr::RDONLY } else { self.attributes.set };
-        let early = if file_system.sets_i_version() { 0 } else { now };
-        let mount = file_system.mount(mode, early)?;
+        let attributes = self.early_attributes();
+        let mount = file_system.mount(mode, if file_system.sets_i_version() { 0 } else { attributes.set })?;
         if copy && existed {
             let owner = !file_system.has("uid") && !file_system.has("gid");
             copy_up(&target, &mount, owner).context(|| "tmpcopyup")?;
@@ -288,10 +300,10 @@ impl Mount {
         move_mount(&mount, &target).context(|| "attach")?;
         if file_system.sets_i_version() {
             file_system.set_i_version(&mount)?;
-            set(&mount, false, Change { set: now, ..self.attributes })?;
+            set(&mount, false, attributes)?;
         }
         self.propagate(&mount)?;
-        Ok(later.then_some(mount))
+        Ok(self.is_read_only_later().then_some(mount))
     }
 
     /// After the mount is attached: a parent that is shared makes its new child shared.
@@ -336,7 +348,7 @@ pub fn open_root(mount: &Mount) -> Result<OwnedFd> {
         (What::New { file_system, .. }, _) => {
             // A tmpfs would be writable for everyone.
             let mode = file_system.inherits_mode().then_some(0o755);
-            file_system.mount(mode, mount.attributes.set)
+            file_system.mount(mode, mount.early_attributes().set)
         }
         (_, tree) => tree.ok_or_else(|| Error::new("it has no source")),
     };
@@ -357,6 +369,10 @@ pub fn apply<'a>(
     root: &Root,
 ) -> Result<Vec<Writable<'a>>> {
     let mut writable = Vec::new();
+    if let Some(mount) = mounts.root.as_ref().filter(|mount| mount.is_read_only_later()) {
+        let fd = root.as_fd().try_clone_to_owned().context(|| mount.to_string())?;
+        writable.push(Writable { fd, mount });
+    }
     for (mount, source) in mounts.list.iter().zip(sources) {
         let later = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
         writable.extend(later.map(|fd| Writable { fd, mount }));

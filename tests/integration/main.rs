@@ -12,6 +12,7 @@ mod check;
 mod cli;
 mod concurrency;
 mod crash;
+mod default_mounts;
 mod delete;
 mod device_rules;
 mod devices;
@@ -35,6 +36,7 @@ mod personality;
 mod process;
 mod rdt;
 mod rlimits;
+mod root_mount;
 mod rootfs;
 mod scheduling;
 mod spec;
@@ -57,8 +59,10 @@ const TESTS: &[&[Test]] = &[
     lifecycle::TESTS,
     namespaces::TESTS,
     rootfs::TESTS,
+    root_mount::TESTS,
     mounts::TESTS,
     mount_options::TESTS,
+    default_mounts::TESTS,
     devices::TESTS,
     device_rules::TESTS,
     paths::TESTS,
