@@ -119,7 +119,7 @@ fn set_up(
     let root = rootfs::attach(inherited.root, &plan.rootfs)?;
     let read_only_later = mounts::apply(&plan.mounts, inherited.mount_sources, &root)?;
     // After the mounts, since one of them is /dev.
-    devices::apply(&plan.devices, &root)?;
+    devices::apply(&plan.devices, &root, &proc)?;
     // After the devices, and while /dev can be written to.
     let terminal = open_terminal(plan, &root, inherited.console_socket, create)?;
     if let Some(process) = &plan.process {

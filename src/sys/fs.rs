@@ -64,15 +64,6 @@ pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// `fchmodat2(fd, "", mode, AT_EMPTY_PATH)` — sets the mode of what an O_PATH descriptor names. See `chmod(2)`.
-/// Since Linux 6.6.
-pub fn fchmodat2(fd: impl AsFd, mode: u32) -> Result<()> {
-    let (fd, empty) = (fd.as_fd().as_raw_fd(), c"".as_ptr());
-    // SAFETY: the path is a static C string.
-    check(unsafe { libc::syscall(libc::SYS_fchmodat2, fd, empty, mode, libc::AT_EMPTY_PATH) })?;
-    Ok(())
-}
-
 /// `statx(dirfd, path, flags | AT_STATX_DONT_SYNC, STATX_BASIC_STATS)` — what a file is, with the attributes that
 /// `stat(2)` lacks. See `statx(2)`. Since Linux 4.11.
 pub fn statx(dir: impl AsFd, path: &Path, flags: i32) -> Result<libc::statx> {
