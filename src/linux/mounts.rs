@@ -257,17 +257,17 @@ impl Mount {
         Change { set: self.attributes.set & !later, ..self.attributes }
     }
 
-    /// Attaches the mount; for init. Gives back the mount if it is to become read-only at the end.
+    /// Attaches the mount; for init. Gives it back, unless it was there before.
     fn attach(&self, source: Option<OwnedFd>, root: &Root) -> Result<Option<OwnedFd>> {
         match (&self.what, source) {
-            (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root),
+            (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root).map(Some),
             (What::Bind { .. }, Some(tree)) => {
                 let is_directory = || is_directory(&tree);
                 let target =
                     mount_destination::open(root, &self.destination, Expected::Either, is_directory)?.fd;
                 move_mount(&tree, &target).context(|| kinds(&tree, &target))?;
                 self.propagate(&tree)?;
-                Ok(None)
+                Ok(Some(tree))
             }
             (What::Bind { .. }, None) => Err(Error::new("its source was not opened")),
             (What::Remount(options), _) => {
@@ -281,7 +281,7 @@ impl Mount {
         }
     }
 
-    fn attach_new(&self, file_system: &FileSystem, copy: bool, root: &Root) -> Result<Option<OwnedFd>> {
+    fn attach_new(&self, file_system: &FileSystem, copy: bool, root: &Root) -> Result<OwnedFd> {
         let kind = file_system.kind.as_str();
         let expected = match kind {
             "proc" | "sysfs" => Expected::RealDirectory,
@@ -303,7 +303,7 @@ impl Mount {
             set(&mount, false, attributes)?;
         }
         self.propagate(&mount)?;
-        Ok(self.is_read_only_later().then_some(mount))
+        Ok(mount)
     }
 
     /// After the mount is attached: a parent that is shared makes its new child shared.
@@ -361,23 +361,32 @@ pub struct Writable<'a> {
     mount: &'a Mount,
 }
 
+/// What comes after the mounts needs some of them once more.
+#[derive(Default)]
+pub struct Made<'a> {
+    pub writable: Vec<Writable<'a>>,
+    /// /proc and /sys.
+    pub kernel: Vec<(&'a Path, Root)>,
+}
+
 /// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc, cgroup), before
 /// anything is made in /dev.
-pub fn apply<'a>(
-    mounts: &'a Mounts,
-    sources: Vec<Option<OwnedFd>>,
-    root: &Root,
-) -> Result<Vec<Writable<'a>>> {
-    let mut writable = Vec::new();
+pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root) -> Result<Made<'a>> {
+    let mut made = Made::default();
     if let Some(mount) = mounts.root.as_ref().filter(|mount| mount.is_read_only_later()) {
         let fd = root.as_fd().try_clone_to_owned().context(|| mount.to_string())?;
-        writable.push(Writable { fd, mount });
+        made.writable.push(Writable { fd, mount });
     }
     for (mount, source) in mounts.list.iter().zip(sources) {
-        let later = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
-        writable.extend(later.map(|fd| Writable { fd, mount }));
+        let fd = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
+        let Some(fd) = fd else { continue };
+        if mount.is_read_only_later() {
+            made.writable.push(Writable { fd, mount });
+        } else if ["/proc", "/sys"].map(Path::new).contains(&mount.destination.as_path()) {
+            made.kernel.push((&mount.destination, Root::new(fd)));
+        }
     }
-    Ok(writable)
+    Ok(made)
 }
 
 /// Makes those mounts read-only; after devices, the console and whatever else is made in the rootfs.
