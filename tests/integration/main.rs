@@ -8,6 +8,7 @@ mod payload;
 mod sandbox;
 
 mod capabilities;
+mod cgroup;
 mod check;
 mod cli;
 mod concurrency;
@@ -65,6 +66,7 @@ const TESTS: &[&[Test]] = &[
     default_mounts::TESTS,
     devices::TESTS,
     device_rules::TESTS,
+    cgroup::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,
