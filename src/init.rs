@@ -119,9 +119,9 @@ fn set_up(
     }
 
     let root = rootfs::attach(inherited.root, &plan.rootfs)?;
-    let read_only_later = mounts::apply(&plan.mounts, inherited.mount_sources, &root)?;
+    let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, inherited.mount_sources, &root)?;
     // After the mounts, since one of them is /dev.
-    devices::apply(&plan.devices, &root)?;
+    devices::apply(&plan.devices, &root, &proc)?;
     // After the devices, and while /dev can be written to.
     let terminal = open_terminal(plan, &root, inherited.console_socket, create)?;
     if let Some(process) = &plan.process {
@@ -144,9 +144,9 @@ fn set_up(
     // After createRuntime hooks and create's net devices, whose parameters may be among these.
     sysctl::apply(&plan.sysctls, &proc)?;
     // After the sysctls, which masked paths would hide.
-    paths::apply(&plan.paths, &root)?;
+    paths::apply(&plan.paths, &root, kernel)?;
     // Last on the rootfs: from here on nothing can be made in it.
-    mounts::finish(read_only_later)?;
+    mounts::finish(writable)?;
     rootfs::finish(&root, &plan.rootfs)?;
 
     let Some(process) = &plan.process else {

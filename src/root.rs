@@ -55,13 +55,14 @@ impl Root {
         {
             return Ok(dir);
         }
-        self.walk_and_make(path).context(|| format!("create directory {} in the rootfs", path.display()))
+        self.walk_and_make(path, Last::Directory)
+            .context(|| format!("create directory {} in the rootfs", path.display()))
     }
 
     /// Goes down name by name, from descriptor to descriptor. The kernel cannot make what is missing behind a
     /// link (an image with /var/run -> /run, and no /run), so links are read here; a `..` goes back to the
     /// descriptor that we came from, never above the root.
-    fn walk_and_make(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    fn walk_and_make(&self, path: &Path, last: Last) -> Result<OwnedFd, Errno> {
         const MAX_LINKS: u32 = 40; // the kernel's own limit
         let mut links = 0;
         let mut ahead: Vec<PathBuf> = vec![path.into()];
@@ -70,6 +71,7 @@ impl Root {
             let mut components = rest.components();
             let Some(component) = components.next() else { continue };
             ahead.push(components.as_path().into());
+            let is_last = ahead.iter().all(|rest| rest.as_os_str().is_empty());
             let name = match component {
                 Component::Normal(name) => name,
                 Component::ParentDir if way.len() > 1 => {
@@ -79,10 +81,18 @@ impl Root {
                 _ => continue,
             };
             let here = &way[way.len() - 1];
-            let next = open_name(here, name, 0).or_else(|errno| match errno {
-                Errno::ENOENT => make_dir(here, name).and_then(|()| open_name(here, name, 0)),
-                _ => Err(errno),
-            })?;
+            let is_file = is_last && last == Last::File;
+            let next = match open_name(here, name, 0) {
+                Err(Errno::ENOENT) => {
+                    if is_file {
+                        make_file(here, name)?
+                    } else {
+                        make_dir(here, name)?
+                    }
+                    open_name(here, name, 0)?
+                }
+                found => found?,
+            };
             match SFlag::from_bits_truncate(fstat(&next)?.st_mode) & SFlag::S_IFMT {
                 SFlag::S_IFDIR => way.push(next),
                 SFlag::S_IFLNK if links == MAX_LINKS => return Err(Errno::ELOOP),
@@ -94,6 +104,7 @@ impl Root {
                     }
                     ahead.push(target);
                 }
+                _ if is_file => return Ok(next),
                 _ => return Err(Errno::ENOTDIR),
             }
         }
@@ -117,14 +128,8 @@ impl Root {
             Err(Errno::ENOENT) => {}
             other => return other.context(|| format!("open {} in the rootfs", path.display())),
         }
-        let (parent, name) = self.create_parent(path)?;
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
-        let resolve = Resolve::BENEATH | Resolve::NO_SYMLINKS;
-        match retry(|| openat2(&parent, Path::new(name), flags, 0o644, resolve)) {
-            Ok(_) | Err(Errno::EEXIST) => self.open(path, libc::O_PATH),
-            Err(errno) => Err(errno),
-        }
-        .context(|| format!("create file {} in the rootfs", path.display()))
+        self.walk_and_make(path, Last::File)
+            .context(|| format!("create file {} in the rootfs", path.display()))
     }
 
     fn openat2(&self, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
@@ -139,6 +144,13 @@ impl AsFd for Root {
     }
 }
 
+/// What is made where the last name of a path is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Directory,
+    File,
+}
+
 /// Opens a name itself, whatever it is; with O_DIRECTORY only a directory.
 fn open_name(dir: &OwnedFd, name: &OsStr, flags: i32) -> Result<OwnedFd, Errno> {
     let resolve = Resolve::BENEATH | Resolve::NO_MAGICLINKS;
@@ -150,6 +162,16 @@ fn make_dir(dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     match mkdirat(dir, name, Mode::from_bits_truncate(0o755)) {
         Err(Errno::EEXIST) => Ok(()),
         made => made,
+    }
+}
+
+/// As [`make_dir`]. It is opened anew, by its name: it may be another's.
+fn make_file(dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
+    let resolve = Resolve::BENEATH | Resolve::NO_SYMLINKS;
+    match retry(|| openat2(dir, Path::new(name), flags, 0o644, resolve)) {
+        Ok(_) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -10,27 +10,29 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, major, makedev, minor, mkdirat, mknodat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag};
+use nix::sys::stat::{fchmodat, fstat, fstatat, major, makedev, minor, mkdirat, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use serde_json::Value;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::log;
+use crate::proc::Proc;
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
-use crate::sys::fs::{Resolve, fchmodat2, openat2};
+use crate::sys::fs::{Resolve, openat2};
 
 /// What the container gets in /dev and elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     field: Field,
     listed: Vec<Device>,
-    /// Of [`DEFAULTS`], those whose path the config does not list itself.
+    /// Of [`DEFAULTS`], those at whose path the config has neither a device nor a mount of its own.
     defaults: Vec<(&'static str, Inode)>,
     /// The config binds a directory on /dev: it is the caller's, and may well be the host's.
     bound: bool,
@@ -78,10 +80,12 @@ const LINKS: [(&str, &str); 4] = [
 /// `config` is the whole document, for its mounts; `linux` its section of that name.
 pub fn plan(config: &Node, linux: Option<&Node>) -> Devices {
     let listed = linux.map(read_list).unwrap_or_default();
-    let defaults = DEFAULTS
-        .into_iter()
-        .filter(|(name, _)| listed.iter().all(|device| device.path != Path::new("/dev").join(name)))
-        .collect();
+    let is_free = |path: &Path| {
+        let mounted =
+            |mount: &Value| mount["destination"].as_str().is_some_and(|at| cleaned(Path::new(at)) == path);
+        listed.iter().all(|device| device.path != path) && !mounts(config).iter().any(mounted)
+    };
+    let defaults = DEFAULTS.into_iter().filter(|(name, _)| is_free(&Path::new("/dev").join(name))).collect();
     let field = Field::root().child("linux").child("devices");
     Devices { field, listed, defaults, bound: binds_dev(config) }
 }
@@ -185,26 +189,30 @@ fn read_id(node: &Node, key: &str) -> Option<u32> {
     Some(id)
 }
 
-/// Whether what the container has at /dev in the end is a bind mount. `mounts` says what is wrong with an entry.
+/// The config's mounts as they stand there; what is wrong with one is told elsewhere.
+fn mounts<'a>(config: &Node<'a>) -> &'a [Value] {
+    config.value("mounts").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether what the container has at /dev in the end is a bind mount.
 fn binds_dev(config: &Node) -> bool {
-    let mounts = config.value("mounts").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let at_dev = |mount: &&Value| {
         let destination = mount["destination"].as_str().unwrap_or_default();
         cleaned(Path::new(destination)) == Path::new("/dev")
     };
-    mounts.iter().rfind(at_dev).is_some_and(|mount| {
+    mounts(config).iter().rfind(at_dev).is_some_and(|mount| {
         let options = mount["options"].as_array().map_or(&[][..], Vec::as_slice);
         mount["type"] == "bind" || options.iter().any(|option| option == "bind" || option == "rbind")
     })
 }
 
 /// Makes the devices and links, in init, after the mounts (else they would be covered) and before /dev or the
-/// root becomes read-only. umask 0 is the caller's.
-pub fn apply(devices: &Devices, root: &Root) -> Result<()> {
+/// root becomes read-only. umask 0 is the caller's; `proc` is init's own.
+pub fn apply(devices: &Devices, root: &Root, proc: &Proc) -> Result<()> {
     let dev = (!devices.bound).then(|| open_dev(root)).transpose().at(&devices.field)?;
     for device in &devices.listed {
         let bound = devices.bound && device.path.starts_with("/dev");
-        if bound { expect(device, root) } else { make(device, root) }
+        if bound { expect(device, root) } else { make(device, root, proc) }
             .context(|| format!("create device {} ({:?})", device.path.display(), device.inode))
             .at(&device.field)?;
     }
@@ -249,16 +257,16 @@ fn open_dev(root: &Root) -> Result<OwnedFd> {
 }
 
 /// Makes one node. (In a user namespace this is where one of the host is bound instead: mknod is refused.)
-fn make(device: &Device, root: &Root) -> Result<()> {
+fn make(device: &Device, root: &Root, proc: &Proc) -> Result<()> {
     let (dir, name) = root.create_parent(&device.path)?;
     match mknodat(&dir, name, device.inode.kind, device.mode, device.inode.number) {
-        Ok(()) => own(&dir, name, device),
+        Ok(()) => own(&dir, name, device, proc),
         Err(errno) => accept_existing(&dir, name, device.inode, errno),
     }
 }
 
 /// Gives a new node its owner, and its mode again where the directory (a default ACL) or chown changed it.
-fn own(dir: &OwnedFd, name: &OsStr, device: &Device) -> Result<()> {
+fn own(dir: &OwnedFd, name: &OsStr, device: &Device, proc: &Proc) -> Result<()> {
     let resolve = Resolve::BENEATH | Resolve::NO_SYMLINKS;
     let node = openat2(dir, Path::new(name), libc::O_PATH | libc::O_NOFOLLOW, 0, resolve)?;
     // Before it is touched: the directory may be a volume where somebody else has put another file meanwhile.
@@ -269,7 +277,10 @@ fn own(dir: &OwnedFd, name: &OsStr, device: &Device) -> Result<()> {
         stat = fstat(&node)?;
     }
     if Mode::from_bits_truncate(stat.st_mode) != device.mode {
-        fchmodat2(&node, device.mode.bits())?;
+        // An O_PATH descriptor takes no fchmod(2), and what would do it came with Linux 6.6 only.
+        let fds = proc.open("self/fd", libc::O_PATH | libc::O_DIRECTORY)?;
+        let number = node.as_raw_fd().to_string();
+        fchmodat(&fds, number.as_str(), device.mode, FchmodatFlags::FollowSymlink)?;
     }
     Ok(())
 }

@@ -211,6 +211,15 @@ fn overlay(options: Vec<FsOption>, mount: &Node, bundle: &Path) -> Vec<FsOption>
             |o: &FsOption| o.value.as_deref().is_some_and(|v| values.is_empty() || values.contains(&v));
         list.iter().any(|option| option.key == key && named(option))
     };
+    // The kernel says why to its log only.
+    if let Some(upper) = list.iter().find(|option| option.key == "upperdir")
+        && !has("workdir", &[])
+    {
+        mount.report().problem(upper.field.clone(), "an upperdir needs a workdir beside it");
+    }
+    if !has("lowerdir", &[]) && !has("lowerdir+", &[]) {
+        mount.problem("options", "an overlay needs a lowerdir");
+    }
     // Metadata-only copies and their digests work by redirects.
     if !has("metacopy", &["on"]) && !has("verity", &["on", "require"]) {
         let missing: Vec<_> = [("redirect_dir", "nofollow"), ("metacopy", "off")]
@@ -298,12 +307,18 @@ mod tests {
         for (options, expected) in [
             (&["lowerdir=/a:/b"][..], &["lowerdir=/a:/b", "redirect_dir=nofollow", "metacopy=off"][..]),
             (
-                &["lowerdir=a\\:b:/c::d,e", "upperdir=u", "metacopy=on"],
-                &["lowerdir+=/b/a:b", "lowerdir+=/c", "datadir+=/b/d,e", "upperdir=/b/u", "metacopy=on"],
+                &["lowerdir=a\\:b:/c::d,e", "metacopy=on"],
+                &["lowerdir+=/b/a:b", "lowerdir+=/c", "datadir+=/b/d,e", "metacopy=on"],
             ),
             (
-                &["lowerdir+=a,b:c", "workdir=/w", "metacopy=off"],
-                &["lowerdir+=/b/a,b:c", "workdir=/w", "metacopy=off", "redirect_dir=nofollow"],
+                &["lowerdir+=a,b:c", "upperdir=u", "workdir=/w", "metacopy=off"],
+                &[
+                    "lowerdir+=/b/a,b:c",
+                    "upperdir=/b/u",
+                    "workdir=/w",
+                    "metacopy=off",
+                    "redirect_dir=nofollow",
+                ],
             ),
             (
                 &[&format!("lowerdir={long}:/a"), "verity=on"],
@@ -338,8 +353,11 @@ mod tests {
         assert_eq!(problems, ["/options/1: the value of mpol is longer than 255 bytes"]);
         assert_eq!(
             planned("overlay", "x", &["lowerdir=/a::"], None).1,
-            ["/options/0: a layer has an empty name"]
+            ["/options/0: a layer has an empty name", "/options: an overlay needs a lowerdir"]
         );
-        assert!(planned("overlay", "x", &[&format!("upperdir=/{long}")], None).1.is_empty());
+        assert_eq!(
+            planned("overlay", "x", &["lowerdir=/a", &format!("upperdir=/{long}")], None).1,
+            ["/options/1: an upperdir needs a workdir beside it"]
+        );
     }
 }

@@ -263,6 +263,9 @@ impl Options {
             // Unlike the other X- options these change the mount.
             mount.report().problem(field.clone(), format_args!("{key} is not supported"));
         } else if !key.starts_with("X-") && !key.starts_with("x-") && key != "comment" {
+            // The quotes keep a comma of an SELinux context from mount(2); fsconfig(2) takes them for a part of it.
+            let value =
+                value.map(|value| if key.ends_with("context") { value.trim_matches('"') } else { value });
             self.push(key, value, field);
         }
     }
@@ -361,11 +364,18 @@ mod tests {
 
     #[test]
     fn what_mount_does_not_know_goes_to_the_file_system() {
-        let (options, _) = planned(&["mode=755,size=64k", "sync", "x-note", "comment=hi", "lowerdir=/a,b"]);
+        let label = "context=\"a:s0:c1,c2\"";
+        let (options, _) =
+            planned(&["mode=755,size=64k", "sync", "x-note", "comment=hi", "lowerdir=/a,b", label]);
         let found: Vec<_> =
             options.file_system.iter().map(|o| (o.key.as_str(), o.value.as_deref())).collect();
-        let expected =
-            [("mode", Some("755")), ("size", Some("64k")), ("sync", None), ("lowerdir", Some("/a,b"))];
+        let expected = [
+            ("mode", Some("755")),
+            ("size", Some("64k")),
+            ("sync", None),
+            ("lowerdir", Some("/a,b")),
+            ("context", Some("a:s0:c1,c2")),
+        ];
         assert_eq!(found, expected);
         assert_eq!(options.file_system[1].field.as_str(), "/options/0");
     }

@@ -237,21 +237,37 @@ impl Mount {
     }
 
     fn set_attributes(&self, mount: impl AsFd) -> Result<()> {
-        set(&mount, false, self.attributes)?;
+        set(&mount, false, self.early_attributes())?;
         set(&mount, true, self.recursive)
     }
 
-    /// Attaches the mount; for init. Gives back the mount if it is to become read-only at the end.
+    /// Devices, and directories for the mounts that follow, are still to be made in these.
+    fn is_read_only_later(&self) -> bool {
+        let on = |path: &str| self.destination == Path::new(path);
+        let filled = match &self.what {
+            What::New { file_system, .. } => file_system.kind == "tmpfs" || on("/dev") || on("/"),
+            What::Bind { .. } => on("/"),
+            What::Remount(_) => false,
+        };
+        filled && self.attributes.set & attr::RDONLY != 0
+    }
+
+    fn early_attributes(&self) -> Change {
+        let later = if self.is_read_only_later() { attr::RDONLY } else { 0 };
+        Change { set: self.attributes.set & !later, ..self.attributes }
+    }
+
+    /// Attaches the mount; for init. Gives it back, unless it was there before.
     fn attach(&self, source: Option<OwnedFd>, root: &Root) -> Result<Option<OwnedFd>> {
         match (&self.what, source) {
-            (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root),
+            (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root).map(Some),
             (What::Bind { .. }, Some(tree)) => {
                 let is_directory = || is_directory(&tree);
                 let target =
                     mount_destination::open(root, &self.destination, Expected::Either, is_directory)?.fd;
                 move_mount(&tree, &target).context(|| kinds(&tree, &target))?;
                 self.propagate(&tree)?;
-                Ok(None)
+                Ok(Some(tree))
             }
             (What::Bind { .. }, None) => Err(Error::new("its source was not opened")),
             (What::Remount(options), _) => {
@@ -265,7 +281,7 @@ impl Mount {
         }
     }
 
-    fn attach_new(&self, file_system: &FileSystem, copy: bool, root: &Root) -> Result<Option<OwnedFd>> {
+    fn attach_new(&self, file_system: &FileSystem, copy: bool, root: &Root) -> Result<OwnedFd> {
         let kind = file_system.kind.as_str();
         let expected = match kind {
             "proc" | "sysfs" => Expected::RealDirectory,
@@ -275,12 +291,8 @@ impl Mount {
             mount_destination::open(root, &self.destination, expected, || Ok(true))?;
         let covered = (existed && file_system.inherits_mode()).then(|| fstat(&target)).transpose();
         let mode = covered.context(|| "stat the destination")?.map(|stat| stat.st_mode & 0o7777);
-        // Devices, and directories for the mounts that follow, are still to be made in it.
-        let later = self.attributes.set & attr::RDONLY != 0
-            && (kind == "tmpfs" || self.destination == Path::new("/dev"));
-        let now = if later { self.attributes.set & !attr::RDONLY } else { self.attributes.set };
-        let early = if file_system.sets_i_version() { 0 } else { now };
-        let mount = file_system.mount(mode, early)?;
+        let attributes = self.early_attributes();
+        let mount = file_system.mount(mode, if file_system.sets_i_version() { 0 } else { attributes.set })?;
         if copy && existed {
             let owner = !file_system.has("uid") && !file_system.has("gid");
             copy_up(&target, &mount, owner).context(|| "tmpcopyup")?;
@@ -288,10 +300,10 @@ impl Mount {
         move_mount(&mount, &target).context(|| "attach")?;
         if file_system.sets_i_version() {
             file_system.set_i_version(&mount)?;
-            set(&mount, false, Change { set: now, ..self.attributes })?;
+            set(&mount, false, attributes)?;
         }
         self.propagate(&mount)?;
-        Ok(later.then_some(mount))
+        Ok(mount)
     }
 
     /// After the mount is attached: a parent that is shared makes its new child shared.
@@ -336,7 +348,7 @@ pub fn open_root(mount: &Mount) -> Result<OwnedFd> {
         (What::New { file_system, .. }, _) => {
             // A tmpfs would be writable for everyone.
             let mode = file_system.inherits_mode().then_some(0o755);
-            file_system.mount(mode, mount.attributes.set)
+            file_system.mount(mode, mount.early_attributes().set)
         }
         (_, tree) => tree.ok_or_else(|| Error::new("it has no source")),
     };
@@ -349,19 +361,32 @@ pub struct Writable<'a> {
     mount: &'a Mount,
 }
 
+/// What comes after the mounts needs some of them once more.
+#[derive(Default)]
+pub struct Made<'a> {
+    pub writable: Vec<Writable<'a>>,
+    /// /proc and /sys.
+    pub kernel: Vec<(&'a Path, Root)>,
+}
+
 /// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc, cgroup), before
 /// anything is made in /dev.
-pub fn apply<'a>(
-    mounts: &'a Mounts,
-    sources: Vec<Option<OwnedFd>>,
-    root: &Root,
-) -> Result<Vec<Writable<'a>>> {
-    let mut writable = Vec::new();
-    for (mount, source) in mounts.list.iter().zip(sources) {
-        let later = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
-        writable.extend(later.map(|fd| Writable { fd, mount }));
+pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root) -> Result<Made<'a>> {
+    let mut made = Made::default();
+    if let Some(mount) = mounts.root.as_ref().filter(|mount| mount.is_read_only_later()) {
+        let fd = root.as_fd().try_clone_to_owned().context(|| mount.to_string())?;
+        made.writable.push(Writable { fd, mount });
     }
-    Ok(writable)
+    for (mount, source) in mounts.list.iter().zip(sources) {
+        let fd = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
+        let Some(fd) = fd else { continue };
+        if mount.is_read_only_later() {
+            made.writable.push(Writable { fd, mount });
+        } else if ["/proc", "/sys"].map(Path::new).contains(&mount.destination.as_path()) {
+            made.kernel.push((&mount.destination, Root::new(fd)));
+        }
+    }
+    Ok(made)
 }
 
 /// Makes those mounts read-only; after devices, the console and whatever else is made in the rootfs.

@@ -47,31 +47,46 @@ fn read(linux: &Node, key: &str) -> Vec<(PathBuf, Field)> {
 }
 
 /// Covers the paths, in init, once the file systems and devices are mounted and sysctls written: afterwards
-/// /proc/sys is read-only. It works before and after pivot_root.
-pub fn apply(paths: &Paths, root: &Root) -> Result<()> {
+/// /proc/sys is read-only. It works before and after pivot_root. `kernel` are the mounts of /proc and /sys.
+pub fn apply(paths: &Paths, root: &Root, kernel: Vec<(&Path, Root)>) -> Result<()> {
+    let place = Place { root, kernel: &kernel };
     for (path, field) in &paths.readonly {
-        make_readonly(path, root).context(|| format!("make {} read-only", path.display())).at(field)?;
+        make_readonly(path, place).context(|| format!("make {} read-only", path.display())).at(field)?;
     }
     // After the read-only paths, whose copies would otherwise drag the masks along.
-    let mut masks = Masks { root, file: None, directory: None };
+    let mut masks = Masks { place, file: None, directory: None };
     for (path, field) in &paths.masked {
         masks.cover(path).context(|| format!("mask {}", path.display())).at(field)?;
     }
     Ok(())
 }
 
-/// None if there is nothing at `path`.
-fn find(path: &Path, root: &Root) -> Result<Option<OwnedFd>, Errno> {
-    match root.open(path, libc::O_PATH) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-        found => found.map(Some),
+/// Where the paths are.
+#[derive(Clone, Copy)]
+struct Place<'r> {
+    root: &'r Root,
+    kernel: &'r [(&'r Path, Root)],
+}
+
+impl Place<'_> {
+    /// None if there is nothing at `path`. What lies in /proc or /sys is looked for in that very mount: whoever has
+    /// the image's directory as well could rename the mount point just now, and nothing would be covered.
+    fn find(self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+        let path = cleaned(path);
+        let mut mounts = self.kernel.iter().rev();
+        let inside = mounts.find_map(|(top, mount)| Some((mount, path.strip_prefix(top).ok()?)));
+        let (root, path) = inside.unwrap_or((self.root, &path));
+        match root.open(path, libc::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            found => found.map(Some),
+        }
     }
 }
 
 /// Mounts a read-only copy of the tree at `path` on it, so that its other flags stay as they are. The copy is
 /// recursive: something writable below a path that is said to be read-only would be a surprise.
-fn make_readonly(path: &Path, root: &Root) -> Result<(), Errno> {
-    let Some(target) = find(path, root)? else { return Ok(()) };
+fn make_readonly(path: &Path, place: Place) -> Result<(), Errno> {
+    let Some(target) = place.find(path)? else { return Ok(()) };
     let copy = open_tree_clone(&target, Path::new(""), libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)?;
     mount_setattr(&copy, true, Change { set: attr::RDONLY, ..Change::default() })?;
     move_mount(&copy, &target)
@@ -79,7 +94,7 @@ fn make_readonly(path: &Path, root: &Root) -> Result<(), Errno> {
 
 /// The mounts that cover masked paths, made when first needed.
 struct Masks<'r> {
-    root: &'r Root,
+    place: Place<'r>,
     /// /dev/null.
     file: Option<OwnedFd>,
     /// The tmpfs, attached: before Linux 6.15 only an attached mount can be cloned.
@@ -88,7 +103,7 @@ struct Masks<'r> {
 
 impl Masks<'_> {
     fn cover(&mut self, path: &Path) -> Result<()> {
-        let Some(target) = find(path, self.root)? else { return Ok(()) };
+        let Some(target) = self.place.find(path)? else { return Ok(()) };
         if kind(fstat(&target)?.st_mode) != SFlag::S_IFDIR {
             return self.cover_file(&target);
         }
@@ -106,7 +121,7 @@ impl Masks<'_> {
     fn cover_file(&mut self, target: &OwnedFd) -> Result<()> {
         let mask = match self.file.take() {
             Some(mask) => mask,
-            None => dev_null(self.root)?,
+            None => dev_null(self.place.root)?,
         };
         move_mount(clone(&mask)?, target)?;
         self.file = Some(mask);

@@ -64,15 +64,6 @@ pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// `fchmodat2(fd, "", mode, AT_EMPTY_PATH)` — sets the mode of what an O_PATH descriptor names. See `chmod(2)`.
-/// Since Linux 6.6.
-pub fn fchmodat2(fd: impl AsFd, mode: u32) -> Result<()> {
-    let (fd, empty) = (fd.as_fd().as_raw_fd(), c"".as_ptr());
-    // SAFETY: the path is a static C string.
-    check(unsafe { libc::syscall(libc::SYS_fchmodat2, fd, empty, mode, libc::AT_EMPTY_PATH) })?;
-    Ok(())
-}
-
 /// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)` — marks every descriptor from `first` on to be closed by
 /// execve. See `close_range(2)`. Since Linux 5.11.
 pub fn close_range_cloexec(first: u32) -> Result<()> {

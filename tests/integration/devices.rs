@@ -20,6 +20,8 @@ tests![
     the_callers_umask_does_not_narrow_a_device,
     a_device_that_is_there_already_is_accepted,
     another_file_in_a_devices_place_is_refused,
+    a_mount_on_a_default_device_takes_its_place,
+    a_device_with_an_owner_keeps_its_setuid_bit,
     a_device_without_numbers_is_refused,
     a_device_of_unknown_type_is_refused,
     a_device_with_a_relative_path_is_refused,
@@ -136,6 +138,24 @@ fn another_file_in_a_devices_place_is_refused() {
     c.write("/thing", "kept");
     c.set("/linux/devices", json!([device("/thing", "c", 10, 229)])).refused("/linux/devices/0");
     assert_eq!(fs::read_to_string(c.rootfs().join("thing")).unwrap(), "kept");
+}
+
+/// `docker run -v /dev/urandom:/dev/random`.
+fn a_mount_on_a_default_device_takes_its_place() {
+    let mut c = Sandbox::new();
+    c.mount(json!({"destination": "/dev/random", "source": "/dev/urandom", "options": ["bind"]}));
+    assert_eq!(c.stat("/dev/random")["rdev"], "1:9");
+    assert_eq!(c.stat("/dev/urandom")["rdev"], "1:9");
+}
+
+/// chown(2) takes the bit away.
+fn a_device_with_an_owner_keeps_its_setuid_bit() {
+    let mut c = Sandbox::new();
+    let mut node = device("/opt/null", "c", 1, 3);
+    node["fileMode"] = json!(0o4640);
+    node["uid"] = json!(7);
+    c.set("/linux/devices", json!([node]));
+    assert_eq!(c.stat("/opt/null"), json!({"type": "c", "mode": "4640", "uid": 7, "gid": 0, "rdev": "1:3"}));
 }
 
 fn a_device_without_numbers_is_refused() {

@@ -8,10 +8,12 @@ mod payload;
 mod sandbox;
 
 mod capabilities;
+mod cgroup;
 mod check;
 mod cli;
 mod concurrency;
 mod crash;
+mod default_mounts;
 mod delete;
 mod device_rules;
 mod devices;
@@ -38,6 +40,7 @@ mod process;
 mod ps;
 mod rdt;
 mod rlimits;
+mod root_mount;
 mod rootfs;
 mod scheduling;
 mod spec;
@@ -61,14 +64,17 @@ const TESTS: &[&[Test]] = &[
     lifecycle::TESTS,
     namespaces::TESTS,
     rootfs::TESTS,
+    root_mount::TESTS,
     mounts::TESTS,
     mount_options::TESTS,
+    default_mounts::TESTS,
     devices::TESTS,
     device_rules::TESTS,
     limits::TESTS,
     pause::TESTS,
     ps::TESTS,
     update::TESTS,
+    cgroup::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,

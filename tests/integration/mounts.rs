@@ -35,6 +35,9 @@ tests![
     a_directory_over_a_file_is_refused,
     a_destination_with_a_symlink_stays_inside,
     a_dangling_symlink_stays_inside,
+    a_file_is_bound_where_a_dangling_symlink_leads,
+    a_file_is_bound_through_var_run,
+    a_socket_a_fifo_and_a_device_are_bound,
     a_symlinked_proc_or_sys_is_refused,
     a_symlinked_dev_never_reaches_the_host,
     a_destination_with_dotdot_stays_inside,
@@ -250,6 +253,48 @@ fn a_dangling_symlink_stays_inside() {
     let output = c.keel(&["run", &c.id]);
     assert!(output.code != 0 || output.stdout == "bound", "{output:#?}");
     assert_untouched(&decoy);
+}
+
+/// Images with systemd have /etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf, and no /run to speak of.
+fn a_file_is_bound_where_a_dangling_symlink_leads() {
+    for target in ["../run/systemd/stub", "/run/systemd/stub", "../../../../run/systemd/../systemd/stub"] {
+        let mut c = Sandbox::new();
+        let file = c.host_file("file", "bound\n");
+        c.symlink(target, "/etc/resolv.conf");
+        c.mount(bind(&file, "/etc/resolv.conf"));
+        assert_eq!(c.does("cat /etc/resolv.conf ; cat /run/systemd/stub"), ["bound", "bound"], "{target}");
+        assert_eq!(fs::read_to_string(c.rootfs().join("run/systemd/stub")).unwrap(), "");
+    }
+    let mut c = Sandbox::new();
+    let file = c.host_file("file", "bound");
+    c.symlink("loop", "/loop");
+    let error = c.mount(bind(&file, "/loop")).refused("/mounts/7");
+    assert!(error.contains("(40)"), "{error}");
+}
+
+fn a_file_is_bound_through_var_run() {
+    for make_run in [true, false] {
+        let mut c = Sandbox::new();
+        let file = c.host_file("file", "bound\n");
+        c.symlink("/run", "/var/run");
+        if make_run {
+            fs::create_dir(c.rootfs().join("run")).unwrap();
+        }
+        c.mount(bind(&file, "/var/run/docker.sock"));
+        assert_eq!(c.does("cat /run/docker.sock"), ["bound"]);
+    }
+}
+
+fn a_socket_a_fifo_and_a_device_are_bound() {
+    let mut c = Sandbox::new();
+    let host = c.host_dir("special");
+    drop(std::os::unix::net::UnixListener::bind(host.join("socket")).unwrap());
+    nix::unistd::mkfifo(&host.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    c.mount(bind(&host.join("socket"), "/socket")).mount(bind(&host.join("fifo"), "/dev/fifo"));
+    c.mount(bind(Path::new("/dev/full"), "/opt/full"));
+    assert_eq!(c.stat("/socket")["type"], "socket");
+    assert_eq!(c.stat("/dev/fifo")["type"], "p");
+    assert_eq!(c.stat("/opt/full")["rdev"], "1:7");
 }
 
 /// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2025-54867.

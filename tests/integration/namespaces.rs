@@ -8,6 +8,7 @@ use crate::sandbox::Sandbox;
 use crate::tests;
 
 tests![
+    the_runtimes_own_mount_namespace_is_refused,
     each_listed_namespace_is_new,
     a_namespace_that_is_not_listed_is_the_hosts,
     the_payload_is_pid_1_of_its_pid_namespace,
@@ -164,4 +165,26 @@ fn all_namespaces_are_reported_at_once() {
     for field in ["/linux/namespaces/1/type", "/linux/namespaces/2/type"] {
         assert!(!crate::sandbox::is_keel() || error.contains(field), "{error}");
     }
+}
+
+/// The container's root would replace the host's: pivot_root(2) takes every process of the namespace along.
+fn the_runtimes_own_mount_namespace_is_refused() {
+    let mut c = Sandbox::new();
+    c.without_namespace("mount");
+    c.set("/linux/namespaces/-", json!({"type": "mount", "path": "/proc/self/ns/mnt"}))
+        .acts("exit 0")
+        .write_config();
+    // In a namespace to be thrown away, should keel fall for it.
+    let keel = c.command(&["run", &c.id]);
+    let mut command = std::process::Command::new("unshare");
+    let check = "before=$(stat -c %d:%i /); \"$@\"; code=$?; [ \"$(stat -c %d:%i /)\" = \"$before\" ] || exit 77; exit $code";
+    command.args(["-m", "--propagation", "private", "sh", "-c", check, "sh"]).arg(keel.get_program());
+    let error = c.execute({
+        command.args(keel.get_args()).current_dir(c.bundle());
+        command
+    });
+    let error = error.fails();
+    assert!(error.contains("the mount namespace is the runtime's own"), "{error}");
+    assert!(error.contains("/linux/namespaces/5/path"), "{error}");
+    assert_eq!(c.left(), Vec::<String>::new());
 }

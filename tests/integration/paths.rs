@@ -1,7 +1,10 @@
 //! /linux/maskedPaths and /linux/readonlyPaths.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 
 use crate::sandbox::Sandbox;
@@ -21,6 +24,7 @@ tests![
     relative_paths_are_refused,
     a_masked_symlink_masks_its_target_inside,
     the_same_path_may_be_masked_twice,
+    masks_stay_on_a_proc_that_somebody_renames,
 ];
 
 fn a_masked_file_reads_as_empty() {
@@ -115,4 +119,44 @@ fn the_same_path_may_be_masked_twice() {
     c.write("/secret", "secret");
     c.set("/linux/maskedPaths", json!(["/secret", "/secret", "/proc/acpi", "/proc/acpi"]));
     assert_eq!(c.stat("/secret")["rdev"], "1:3");
+}
+
+/// Whoever else has the image's directory can rename the mount point below the mount: the kernel lets the mount follow.
+/// What is missing is not masked, and so nothing would be.
+fn masks_stay_on_a_proc_that_somebody_renames() {
+    let creates = std::env::var("SWAPS").map_or(40, |n| n.parse().unwrap());
+    let mut c = Sandbox::new();
+    let (proc, other) = (c.rootfs().join("proc"), c.rootfs().join("other"));
+    fs::create_dir(&other).unwrap();
+    c.set("/linux/maskedPaths", json!(["/proc/keys"])).set("/linux/readonlyPaths", json!(["/proc/sys"]));
+    let [keys, sys] =
+        ["keys", "sys/kernel/domainname"].map(|file| ["/proc", "/other"].map(|d| format!("{d}/{file}")));
+    c.acts(&format!("stat {} ; stat {} ; open w {} ; open w {}", keys[0], keys[1], sys[0], sys[1]))
+        .write_config();
+    let (stop, swap) = (AtomicBool::new(false), || {
+        renameat2(AT_FDCWD, &proc, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).unwrap();
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                swap();
+            }
+        });
+        // Some of them fail: their mount point is gone.
+        let runs: Vec<_> =
+            (0..creates).map(|_| c.keel(&["run", &c.id])).filter(|output| output.code == 0).collect();
+        let bad: Vec<_> = runs
+            .iter()
+            .filter(|output| {
+                let lines = output.lines();
+                let bare =
+                    |line: &&str| line.starts_with('{') && !line.contains("1:3") && !line.contains("ENOENT");
+                // The mount may move between two looks; it is never to be seen unmasked.
+                lines.iter().take(2).any(bare) || lines.iter().skip(2).any(|line| *line == "ok")
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(!runs.is_empty());
+        assert!(bad.is_empty(), "{} of {}: {:#?}", bad.len(), runs.len(), bad[0]);
+    });
 }

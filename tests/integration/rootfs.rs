@@ -26,6 +26,9 @@ tests![
     an_unknown_propagation_is_refused,
     no_pivot_hides_the_host_as_well,
     a_root_with_blanks_and_commas_in_its_path_works,
+    a_root_behind_a_symlink_works,
+    a_root_keeps_the_attributes_of_its_mount,
+    a_bundle_on_a_read_only_file_system_works_if_the_image_has_what_it_needs,
 ];
 
 fn the_root_is_the_bundles_rootfs() {
@@ -164,4 +167,45 @@ fn a_root_with_blanks_and_commas_in_its_path_works() {
     c.set("/root/path", odd.to_str().unwrap());
     assert_eq!(c.does("echo here"), ["here"]);
     assert!(c.host_mounts().is_empty());
+}
+
+fn a_root_behind_a_symlink_works() {
+    let mut c = Sandbox::new();
+    fs::rename(c.rootfs(), c.dir.join("elsewhere")).unwrap();
+    symlink("../elsewhere", c.bundle().join("rootfs")).unwrap();
+    c.set("/linux/readonlyPaths", json!(["/tmp"]));
+    assert_eq!(c.does("create /file text ; create /tmp/file text"), ["ok", "EROFS"]);
+    assert!(c.dir.join("elsewhere/file").exists());
+    fs::rename(c.dir.join("elsewhere"), c.dir.join("gone")).unwrap();
+    c.refused("/root/path");
+}
+
+/// Binds the bundle on itself with these attributes.
+fn remount_bundle(c: &Sandbox, flags: MsFlags) {
+    let none = None::<&str>;
+    mount(Some(&c.bundle()), &c.bundle(), none, MsFlags::MS_BIND, none).unwrap();
+    mount(none, &c.bundle(), none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, none).unwrap();
+}
+
+fn a_root_keeps_the_attributes_of_its_mount() {
+    let mut c = Sandbox::new();
+    c.acts("report").write_config();
+    remount_bundle(&c, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+    let seen = c.keel(&["run", &c.id]).ok().json();
+    assert_eq!(seen["mounts"][0]["options"], json!(["rw", "nosuid", "nodev", "relatime"]));
+    nix::mount::umount(&c.bundle()).unwrap();
+}
+
+fn a_bundle_on_a_read_only_file_system_works_if_the_image_has_what_it_needs() {
+    let mut c = Sandbox::new();
+    c.set("/linux/readonlyPaths", json!(["/tmp", "/dev/shm", "/sys/fs"]));
+    c.acts("create /file text ; create /dev/shm/file text").write_config();
+    remount_bundle(&c, MsFlags::MS_RDONLY);
+    assert_eq!(c.keel(&["run", &c.id]).ok().lines(), ["EROFS", "EROFS"]);
+    nix::mount::umount(&c.bundle()).unwrap();
+    c.mount(json!({"destination": "/missing", "type": "tmpfs", "source": "t"})).write_config();
+    remount_bundle(&c, MsFlags::MS_RDONLY);
+    let error = c.keel(&["run", &c.id]).fails();
+    assert!(error.contains("create directory /missing in the rootfs: Read-only file system"), "{error}");
+    nix::mount::umount(&c.bundle()).unwrap();
 }
