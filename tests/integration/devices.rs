@@ -27,6 +27,7 @@ tests![
     a_planted_null_never_redirects_to_the_host,
     a_device_below_a_planted_link_stays_inside,
     the_default_devices_without_a_tmpfs_are_made_in_the_image,
+    a_read_only_dev_has_its_devices,
 ];
 
 fn device(path: &str, kind: &str, major: u32, minor: u32) -> Value {
@@ -207,4 +208,12 @@ fn the_default_devices_without_a_tmpfs_are_made_in_the_image() {
     assert_eq!(c.stat("/dev/null")["rdev"], "1:3");
     // And again, where they are by now.
     assert_eq!(c.stat("/dev/null")["rdev"], "1:3");
+}
+
+fn a_read_only_dev_has_its_devices() {
+    let mut c = Sandbox::new();
+    c.set("/mounts/1/options", json!(["ro", "nosuid", "mode=755"]));
+    c.set("/linux/devices", json!([device("/dev/deep/fuse", "c", 10, 229)]));
+    assert_eq!(c.does("create /dev/new x ; write /dev/null x"), ["EROFS", "ok"]);
+    assert_eq!(c.stat("/dev/deep/fuse")["rdev"], "10:229");
 }

@@ -251,10 +251,14 @@ fn a_hook_has_no_descriptor_of_the_runtime() {
             &format!("for fd in /proc/$$/fd/*; do readlink $fd; done | grep -v {kind} >$D/{kind}; true"),
         );
     }
-    inside(&mut c, &["report"]);
+    c.busybox();
+    let list = "/bin/busybox ls /proc/self/fd >/fds";
+    c.set("/hooks/startContainer", json!([{"path": "/bin/sh", "args": ["sh", "-c", list]}]));
     c.acts("exit 0").created().start().ok();
     c.wait_stopped();
     c.delete().ok();
+    // The last is of the directory itself.
+    assert_eq!(fs::read_to_string(c.rootfs().join("fds")).unwrap(), "0\n1\n2\n3\n");
     for kind in ["createRuntime", "createContainer", "poststart", "poststop"] {
         let fds = read(&c, kind);
         assert!(fds.lines().count() <= 3, "{kind}: {fds}");

@@ -24,6 +24,8 @@ tests![
     run_with_keep_leaves_a_stopped_container,
     run_passes_signals_on,
     a_missing_bundle_is_refused,
+    a_cgroup_in_use_is_refused_and_its_processes_live,
+    the_default_root_is_run_keel,
 ];
 
 fn run_gives_the_payloads_exit_code() {
@@ -153,4 +155,25 @@ fn a_missing_bundle_is_refused() {
     let error = c.keel(&["create", "--bundle", "/nonexistent/bundle", &c.id]).fails();
     assert!(error.contains("/nonexistent/bundle"), "{error}");
     assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn a_cgroup_in_use_is_refused_and_its_processes_live() {
+    needs!(keel());
+    let (mut owner, mut c) = (Sandbox::new(), Sandbox::new());
+    owner.running();
+    c.set("/linux/cgroupsPath", format!("/{}", owner.id)).refused("/linux/cgroupsPath");
+    c.delete_force().ok();
+    assert_eq!(owner.status(), "running");
+}
+
+/// On a /run of its own: the host's may hold containers.
+fn the_default_root_is_run_keel() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("exit 0").write_config();
+    let script = "mount -t tmpfs t /run && $0 list && $0 run --keep $1 && stat -c %a /run/keel /run/keel/$1 && $0 delete $1 && ls /run/keel";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(&c.runtime).arg(&c.id).current_dir(c.bundle());
+    let output = c.execute(command).ok();
+    assert_eq!(output.lines()[1..], ["700", "700"]);
 }

@@ -21,6 +21,7 @@ tests![
     relative_paths_are_refused,
     a_masked_symlink_masks_its_target_inside,
     the_same_path_may_be_masked_twice,
+    a_null_that_is_no_device_masks_nothing,
 ];
 
 fn a_masked_file_reads_as_empty() {
@@ -115,4 +116,19 @@ fn the_same_path_may_be_masked_twice() {
     c.write("/secret", "secret");
     c.set("/linux/maskedPaths", json!(["/secret", "/secret", "/proc/acpi", "/proc/acpi"]));
     assert_eq!(c.stat("/secret")["rdev"], "1:3");
+}
+
+/// CVE-2025-31133, where /dev is a volume and so nobody else has looked at its null.
+fn a_null_that_is_no_device_masks_nothing() {
+    let mut c = Sandbox::new();
+    let planted = c.host_file("dev/null", "planted");
+    for destination in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        c.without_mount(destination);
+    }
+    c.mount(json!({"destination": "/dev", "source": planted.parent().unwrap(), "options": ["bind"]}));
+    c.write("/secret", "");
+    c.set("/linux/maskedPaths", json!(["/secret"])).refused("/linux/maskedPaths/0");
+    fs::remove_file(&planted).unwrap();
+    std::os::unix::fs::symlink("/secret", planted).unwrap();
+    c.refused("/linux/maskedPaths/0");
 }

@@ -36,6 +36,10 @@ tests![
     a_link_to_a_leaked_descriptor_is_no_working_directory,
     a_program_that_is_the_runtime_cannot_overwrite_it,
     a_variable_without_a_name_is_refused,
+    a_program_behind_a_descriptor_of_the_runtime_is_refused,
+    init_cannot_be_looked_into_before_it_executes,
+    a_working_directory_that_the_user_may_not_enter_is_entered,
+    a_passwd_that_is_a_link_or_a_pipe_is_read_inside_or_not_at_all,
 ];
 
 fn the_payload_gets_its_arguments_unchanged() {
@@ -275,4 +279,46 @@ fn a_program_that_is_the_runtime_cannot_overwrite_it() {
 fn a_variable_without_a_name_is_refused() {
     needs!(keel());
     Sandbox::new().set("/process/env", json!(["A=1", 5])).refused("/process/env/1");
+}
+
+/// CVE-2024-21626, by a descriptor that keel itself has open: of the state directory, for instance.
+fn a_program_behind_a_descriptor_of_the_runtime_is_refused() {
+    let mut c = Sandbox::new();
+    crate::sandbox::link(&c.rootfs().join("payload"), &c.host_dir("").join("escaped"));
+    for fd in 3..32 {
+        for climb in ["..", "../..", "../../.."] {
+            c.args(&[&format!("/proc/self/fd/{fd}/{climb}/host/escaped"), "echo", "escaped"]).write_config();
+            let output = c.keel(&["run", &c.id]);
+            assert!(output.code != 0 && output.stdout.is_empty(), "{output:#?}");
+        }
+    }
+}
+
+/// CVE-2016-9962: by a container that shares its pid namespace and has all the capabilities that it has itself.
+fn init_cannot_be_looked_into_before_it_executes() {
+    let (mut created, mut other) = (Sandbox::new(), Sandbox::new());
+    let pid = created.acts("pause").created().pid();
+    let path = format!("/proc/{pid}/ns/pid");
+    other.without_namespace("pid").set("/linux/namespaces/-", json!({"type": "pid", "path": path}));
+    assert_eq!(other.does("open r /proc/1/fd/0 ; ls /proc/1/root"), ["EACCES", "EACCES"]);
+    created.start().ok();
+    assert_eq!(other.does("ls /proc/1/root"), ["dev payload proc sys tmp"]);
+}
+
+fn a_working_directory_that_the_user_may_not_enter_is_entered() {
+    let mut c = Sandbox::new();
+    fs::create_dir(c.rootfs().join("private")).unwrap();
+    fs::set_permissions(c.rootfs().join("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    c.set("/process/user", json!({"uid": 1000, "gid": 1000})).set("/process/cwd", "/private");
+    assert_eq!(c.does("ls /private ; ls /proc/self/cwd"), ["EACCES", "EACCES"]);
+}
+
+fn a_passwd_that_is_a_link_or_a_pipe_is_read_inside_or_not_at_all() {
+    let mut c = Sandbox::new();
+    let outside = c.host_file("passwd", "root:x:0:0::/of-the-host:\n");
+    c.symlink(outside.to_str().unwrap(), "/etc/passwd");
+    assert_eq!(c.does("env HOME"), ["/"]);
+    fs::remove_file(c.rootfs().join("etc/passwd")).unwrap();
+    nix::unistd::mkfifo(&c.rootfs().join("etc/passwd"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert_eq!(c.does("env HOME"), ["/"]);
 }

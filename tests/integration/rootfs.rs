@@ -26,6 +26,7 @@ tests![
     an_unknown_propagation_is_refused,
     no_pivot_hides_the_host_as_well,
     a_root_with_blanks_and_commas_in_its_path_works,
+    a_host_whose_mounts_are_shared_gets_none_of_the_containers,
 ];
 
 fn the_root_is_the_bundles_rootfs() {
@@ -164,4 +165,30 @@ fn a_root_with_blanks_and_commas_in_its_path_works() {
     c.set("/root/path", odd.to_str().unwrap());
     assert_eq!(c.does("echo here"), ["here"]);
     assert!(c.host_mounts().is_empty());
+}
+
+/// As systemd leaves every host. keel has such a host of its own here, to harm no other test.
+fn a_host_whose_mounts_are_shared_gets_none_of_the_containers() {
+    for (flags, hooks) in [
+        (&["run"][..], false),
+        (&["run"], true),
+        (&["run", "--no-pivot"], false),
+        (&["run", "--no-pivot"], true),
+    ] {
+        let mut c = Sandbox::new();
+        if hooks {
+            c.set("/hooks/createRuntime", json!([{"path": "/bin/true"}]));
+        }
+        let mounts = "cat /proc/self/mountinfo";
+        let script =
+            format!("{mounts} >$D/before; \"$@\"; {mounts} >$D/after").replace("$D", c.dir.to_str().unwrap());
+        c.acts("ls / ; ls /proc/1/root/..").write_config();
+        let host = ["unshare", "--mount", "--propagation", "shared", "sh", "-c", &script, "sh"];
+        assert_eq!(
+            c.behind(&host, &[flags, &[&*c.id]].concat()).ok().lines(),
+            ["dev payload proc sys tmp"; 2]
+        );
+        let read = |name| fs::read_to_string(c.dir.join(name)).unwrap();
+        assert_eq!(read("before"), read("after"), "{flags:?} {hooks}");
+    }
 }
