@@ -18,6 +18,7 @@ tests![
     the_bundle_is_left_as_it_is,
     a_container_whose_bundle_is_gone_is_deleted,
     another_containers_cgroup_stays,
+    a_create_that_died_early_takes_nobody_elses_cgroup_along,
 ];
 
 fn a_running_container_is_not_deleted() {
@@ -119,4 +120,25 @@ fn another_containers_cgroup_stays() {
     a.delete_force().ok();
     assert_eq!(b.status(), "running");
     assert!(b.cgroup().is_dir() || !crate::sandbox::is_keel());
+}
+
+/// It had noted which cgroup it would make, and another create has made it meanwhile.
+fn a_create_that_died_early_takes_nobody_elses_cgroup_along() {
+    needs!(keel());
+    let mut owner = Sandbox::new();
+    owner.running();
+    let state = fs::read(owner.dir.join("state").join(&owner.id).join("state.json")).unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    (state["id"], state["pid"], state["creating"]) = ("early".into(), 0.into(), true.into());
+    fs::create_dir(owner.dir.join("state/early")).unwrap();
+    fs::write(owner.dir.join("state/early/state.json"), state.to_string()).unwrap();
+    let delete = owner.spawn(owner.command(&["delete", "--force", "early"]));
+    // Whom it finds it must wait for: it could be what that create made, and ends by itself.
+    let fds = format!("/proc/{}/fd", delete.pid());
+    let links = || fs::read_dir(&fds).unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    eventually("it waits for a process", || links().any(|link| link.ends_with("anon_inode:[pidfd]")));
+    assert_eq!(owner.status(), "running");
+    owner.kill("KILL").ok();
+    assert_eq!(delete.wait().code, 0);
+    assert_eq!(owner.containers(), [owner.id.as_str()]);
 }

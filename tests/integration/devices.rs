@@ -28,6 +28,7 @@ tests![
     a_device_below_a_planted_link_stays_inside,
     the_default_devices_without_a_tmpfs_are_made_in_the_image,
     a_read_only_dev_has_its_devices,
+    a_dev_that_is_a_link_inside_is_refused,
 ];
 
 fn device(path: &str, kind: &str, major: u32, minor: u32) -> Value {
@@ -216,4 +217,12 @@ fn a_read_only_dev_has_its_devices() {
     c.set("/linux/devices", json!([device("/dev/deep/fuse", "c", 10, 229)]));
     assert_eq!(c.does("create /dev/new x ; write /dev/null x"), ["EROFS", "ok"]);
     assert_eq!(c.stat("/dev/deep/fuse")["rdev"], "10:229");
+}
+
+fn a_dev_that_is_a_link_inside_is_refused() {
+    let mut c = Sandbox::new();
+    without_dev(&mut c);
+    c.symlink("tmp", "/dev");
+    c.refused("/linux/devices");
+    assert_eq!(fs::read_dir(c.rootfs().join("tmp")).unwrap().count(), 0);
 }

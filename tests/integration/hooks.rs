@@ -30,6 +30,8 @@ tests![
     a_missing_hook_is_an_error_that_names_it,
     the_bundles_hooks_are_those_of_create,
     prestart_may_set_up_the_network,
+    a_hook_has_no_descriptor_of_the_caller,
+    the_children_of_a_hook_that_exceeds_its_timeout_are_killed,
 ];
 
 const KINDS: [&str; 6] =
@@ -317,4 +319,37 @@ fn prestart_may_set_up_the_network() {
     let script = "pid=$(sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p'); nsenter -t $pid -n ip link add br7 type veth peer name br8";
     hook(&mut c, "prestart", script);
     assert_eq!(c.report()["interfaces"], json!(["br7", "br8", "lo"]));
+}
+
+fn a_hook_has_no_descriptor_of_the_caller() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    for kind in ["createRuntime", "poststart", "poststop"] {
+        hook(
+            &mut c,
+            kind,
+            &format!("[ ! -e /proc/$$/fd/3 ] && [ ! -e /proc/$$/fd/4 ] && echo none >$D/{kind}"),
+        );
+    }
+    c.acts("exit 0").write_config();
+    let leaky = ["sh", "-c", "exec 3</ 4</dev/null; exec \"$@\"", "sh"];
+    for args in
+        [&["create", "--preserve-fds", "1", &c.id][..], &["start", &c.id], &["delete", "--force", &c.id]]
+    {
+        c.behind(&leaky, args).ok();
+    }
+    for kind in ["createRuntime", "poststart", "poststop"] {
+        assert_eq!(read(&c, kind), "none\n", "{kind}");
+    }
+}
+
+fn the_children_of_a_hook_that_exceeds_its_timeout_are_killed() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let path = c.script("slow", "sleep 100 & echo $! >$D/pid; wait");
+    c.set("/hooks/createRuntime", json!([{"path": path, "timeout": 1, "env": ["PATH=/bin"]}]));
+    c.refused("/hooks/createRuntime/0");
+    let stat = format!("/proc/{}/stat", read(&c, "pid").trim());
+    let ended = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z"));
+    crate::sandbox::eventually("the hook's child ends", ended);
 }

@@ -26,6 +26,7 @@ tests![
     a_missing_bundle_is_refused,
     a_cgroup_in_use_is_refused_and_its_processes_live,
     the_default_root_is_run_keel,
+    an_empty_cgroup_is_taken_and_a_frozen_one_refused,
 ];
 
 fn run_gives_the_payloads_exit_code() {
@@ -176,4 +177,17 @@ fn the_default_root_is_run_keel() {
     command.args(["--mount", "sh", "-c", script]).arg(&c.runtime).arg(&c.id).current_dir(c.bundle());
     let output = c.execute(command).ok();
     assert_eq!(output.lines()[1..], ["700", "700"]);
+}
+
+fn an_empty_cgroup_is_taken_and_a_frozen_one_refused() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("exit 0").write_config();
+    fs::create_dir(c.cgroup()).unwrap();
+    fs::write(c.cgroup().join("cgroup.freeze"), "1").unwrap();
+    let error = c.keel(&["run", &c.id]).fails();
+    assert!(error.contains("frozen [config.json /linux/cgroupsPath]"), "{error}");
+    fs::write(c.cgroup().join("cgroup.freeze"), "0").unwrap();
+    c.keel(&["run", &c.id]).ok();
+    assert_eq!(c.left(), Vec::<String>::new());
 }

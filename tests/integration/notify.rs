@@ -12,6 +12,7 @@ tests![
     ready_is_relayed_by_start_which_waits_for_it,
     a_payload_that_dies_unready_does_not_hang_start,
     without_a_socket_the_payload_has_none,
+    nothing_but_ready_and_the_pid_is_relayed,
 ];
 
 fn socket(c: &Sandbox) -> UnixDatagram {
@@ -79,4 +80,21 @@ fn a_payload_that_dies_unready_does_not_hang_start() {
 
 fn without_a_socket_the_payload_has_none() {
     assert_eq!(Sandbox::new().does("env NOTIFY_SOCKET"), [""]);
+}
+
+/// The container must not speak to the host's service manager in its own words.
+fn nothing_but_ready_and_the_pid_is_relayed() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    let acts = ["/payload", "notify", "STATUS=mine", ";", "notify", "READY=1\nMAINPID=1", ";", "pause"];
+    c.args(&acts).write_config();
+    let mut command = c.command(&["run", "--detach", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    let run = c.spawn(command);
+    let mut bytes = [0; 4096];
+    let length = host.recv(&mut bytes).unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes[..length]), format!("READY=1\nMAINPID={}\n", c.pid()));
+    thread::spawn(move || while host.recv(&mut bytes).is_ok() {});
+    run.wait().ok();
 }

@@ -40,6 +40,7 @@ tests![
     init_cannot_be_looked_into_before_it_executes,
     a_working_directory_that_the_user_may_not_enter_is_entered,
     a_passwd_that_is_a_link_or_a_pipe_is_read_inside_or_not_at_all,
+    the_runtime_cannot_be_overwritten_by_who_kept_it_open,
 ];
 
 fn the_payload_gets_its_arguments_unchanged() {
@@ -321,4 +322,24 @@ fn a_passwd_that_is_a_link_or_a_pipe_is_read_inside_or_not_at_all() {
     fs::remove_file(c.rootfs().join("etc/passwd")).unwrap();
     nix::unistd::mkfifo(&c.rootfs().join("etc/passwd"), nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert_eq!(c.does("env HOME"), ["/"]);
+}
+
+/// CVE-2019-5736, by whoever gets hold of /proc/PID/exe and waits until nobody runs it. The runtime here is a copy.
+fn the_runtime_cannot_be_overwritten_by_who_kept_it_open() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.runtime = c.dir.join("keel");
+    fs::copy(runtime(), &c.runtime).unwrap();
+    let reopens = |exe: fs::File| {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe));
+        fs::OpenOptions::new().write(true).open(path).is_ok()
+    };
+    let init = fs::File::open(format!("/proc/{}/exe", c.acts("pause").created().pid())).unwrap();
+    c.delete_force().ok();
+    let run = c.acts("await TERM").run_in_background();
+    c.wait_printed("waiting");
+    let runs = fs::File::open(format!("/proc/{}/exe", run.pid())).unwrap();
+    c.kill("TERM").ok();
+    run.wait().ok();
+    assert_eq!([reopens(init), reopens(runs)], [false, false]);
 }
