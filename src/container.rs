@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat, renameat};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Serialize;
@@ -244,19 +244,18 @@ impl Container {
         Ok(file.into())
     }
 
-    /// The socket on which init waits for `start`.
+    /// The socket on which init will wait for `start`; nobody can connect before it listens.
     pub fn bind_start_socket(&self) -> Result<OwnedFd> {
         let bind_socket = || -> Result<OwnedFd, Errno> {
             let socket = stream_socket()?;
             bind(socket.as_raw_fd(), &self.socket_address()?)?;
-            listen(&socket, Backlog::new(8)?)?;
             Ok(socket)
         };
         bind_socket().context(|| format!("bind {}", self.path().join(SOCKET).display()))
     }
 
     /// # Errors
-    /// ECONNREFUSED: init has executed or is dead. ENOENT: there is no socket yet.
+    /// ECONNREFUSED: init is not set up yet, has executed or is dead. ENOENT: there is no socket yet.
     pub fn connect_start_socket(&self) -> Result<OwnedFd> {
         let connect_socket = || -> Result<OwnedFd, Errno> {
             let socket = stream_socket()?;
@@ -525,9 +524,11 @@ pub mod tests {
         let container = root.create("c");
         assert_eq!(container.connect_start_socket().unwrap_err().errno(), Some(Errno::ENOENT));
         let listener = container.bind_start_socket().unwrap();
+        let refused = || container.connect_start_socket().err().and_then(|e| e.errno());
+        assert_eq!(refused(), Some(Errno::ECONNREFUSED));
+        crate::gate::listen_for_start(&listener).unwrap();
         container.connect_start_socket().unwrap();
         drop(listener);
-        let refused = || container.connect_start_socket().err().and_then(|e| e.errno());
         assert!(eventually(|| refused() == Some(Errno::ECONNREFUSED)));
     }
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{Backlog, MsgFlags, listen, send};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::exit_now;
@@ -24,6 +24,11 @@ const OPENED: u8 = b'O';
 /// first process would otherwise never see one, and `kill` on a created container would do nothing.
 pub fn hold_signals() -> Result<()> {
     SigSet::all().thread_set_mask().context(|| "block signals")
+}
+
+/// From now on a `start` is heard; before, while hooks run for instance, it is refused.
+pub fn listen_for_start(gate: &OwnedFd) -> Result<()> {
+    Backlog::new(8).and_then(|callers| listen(gate, callers)).context(|| "listen for start")
 }
 
 /// Init's side: returns when `start` has come, with the way to tell it of an error. A signal that would end a

@@ -68,6 +68,7 @@ fn live(
     let lock = inherited.created_lock.take();
     let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
     let ready = set_up(plan, state, joined, inherited, create, &kept)?;
+    gate.as_ref().map_or(Ok(()), gate::listen_for_start)?;
     create.ready()?;
     // If create dies before it commits, nobody will ever know of this process.
     let Some(order) = create.receive()? else { exit_now(1) };

@@ -32,6 +32,7 @@ tests![
     prestart_may_set_up_the_network,
     a_hook_has_no_descriptor_of_the_caller,
     the_children_of_a_hook_that_exceeds_its_timeout_are_killed,
+    a_container_whose_hooks_run_is_creating_and_left_alone,
 ];
 
 const KINDS: [&str; 6] =
@@ -352,4 +353,17 @@ fn the_children_of_a_hook_that_exceeds_its_timeout_are_killed() {
     let stat = format!("/proc/{}/stat", read(&c, "pid").trim());
     let ended = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z"));
     crate::sandbox::eventually("the hook's child ends", ended);
+}
+
+fn a_container_whose_hooks_run_is_creating_and_left_alone() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let keel = format!("{} --root $D/state", c.runtime.display());
+    let call = |command: &str| format!("{keel} {command} {} >>$D/said 2>&1; echo $? >>$D/codes", c.id);
+    let script = ["state", "kill", "start", "delete"].map(call).join("\n");
+    hook(&mut c, "createRuntime", &script);
+    c.acts("pause").created();
+    assert_eq!(read(&c, "codes"), "0\n1\n1\n1\n", "{}", read(&c, "said"));
+    assert!(read(&c, "said").contains("\"status\": \"creating\""), "{}", read(&c, "said"));
+    assert_eq!(c.status(), "created");
 }

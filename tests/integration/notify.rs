@@ -4,6 +4,8 @@ use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::sandbox::{Sandbox, keel};
 use crate::{needs, tests};
 
@@ -13,6 +15,7 @@ tests![
     a_payload_that_dies_unready_does_not_hang_start,
     without_a_socket_the_payload_has_none,
     nothing_but_ready_and_the_pid_is_relayed,
+    the_container_can_only_write_to_its_socket,
 ];
 
 fn socket(c: &Sandbox) -> UnixDatagram {
@@ -97,4 +100,16 @@ fn nothing_but_ready_and_the_pid_is_relayed() {
     assert_eq!(String::from_utf8_lossy(&bytes[..length]), format!("READY=1\nMAINPID={}\n", c.pid()));
     thread::spawn(move || while host.recv(&mut bytes).is_ok() {});
     run.wait().ok();
+}
+
+fn the_container_can_only_write_to_its_socket() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    c.acts("ls /run/notify ; create /run/notify/x y ; notify READY=1").write_config();
+    let mut command = c.command(&["run", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    assert_eq!(c.execute(command).ok().lines(), ["notify.sock", "EROFS", "ok"]);
+    ready(host);
 }

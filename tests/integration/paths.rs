@@ -15,7 +15,7 @@ tests![
     a_masked_path_cannot_be_uncovered,
     masked_files_of_proc_hide_the_host,
     a_readonly_path_is_read_only_and_readable,
-    a_readonly_path_takes_its_submounts_along_unchanged,
+    a_readonly_path_takes_its_submounts_along,
     a_missing_readonly_path_is_ignored,
     proc_sys_is_read_only,
     relative_paths_are_refused,
@@ -76,12 +76,14 @@ fn a_readonly_path_is_read_only_and_readable() {
     assert_eq!(c.does("open w /single ; create /other x"), ["EROFS", "ok"]);
 }
 
-fn a_readonly_path_takes_its_submounts_along_unchanged() {
+fn a_readonly_path_takes_its_submounts_along() {
     let mut c = Sandbox::new();
-    c.mount(json!({"destination": "/data/sub", "type": "tmpfs", "source": "t"}));
+    c.mount(json!({"destination": "/data/sub", "type": "tmpfs", "source": "t", "options": ["nosuid"]}));
     c.set("/linux/readonlyPaths", json!(["/data"]));
-    assert_eq!(c.does("create /data/file x")[0], "EROFS");
-    assert_eq!(c.stat("/data/sub")["type"], "directory");
+    assert_eq!(c.does("create /data/file x ; create /data/sub/file x"), ["EROFS", "EROFS"]);
+    let seen = c.report();
+    let sub = seen["mounts"].as_array().unwrap().iter().rfind(|mount| mount["at"] == "/data/sub").unwrap();
+    assert_eq!(sub["options"], json!(["ro", "nosuid", "relatime"]));
 }
 
 fn a_missing_readonly_path_is_ignored() {

@@ -27,6 +27,7 @@ tests![
     no_pivot_hides_the_host_as_well,
     a_root_with_blanks_and_commas_in_its_path_works,
     a_host_whose_mounts_are_shared_gets_none_of_the_containers,
+    no_pivot_leaves_no_proc_without_masks,
 ];
 
 fn the_root_is_the_bundles_rootfs() {
@@ -190,5 +191,23 @@ fn a_host_whose_mounts_are_shared_gets_none_of_the_containers() {
         );
         let read = |name| fs::read_to_string(c.dir.join(name)).unwrap();
         assert_eq!(read("before"), read("after"), "{flags:?} {hooks}");
+    }
+}
+
+/// A user namespace may mount a new proc where a whole one is in the mount namespace, seen or not.
+fn no_pivot_leaves_no_proc_without_masks() {
+    for masked in [true, false] {
+        let mut c = Sandbox::new();
+        c.set("/process/user", json!({"uid": 1000, "gid": 1000})).busybox();
+        if !masked {
+            c.unset("/linux/maskedPaths").unset("/linux/readonlyPaths");
+        }
+        let unshare =
+            ["/bin/busybox", "unshare", "-Urmpf", "/bin/busybox", "mount", "-t", "proc", "proc", "/tmp"];
+        c.args(&unshare).write_config();
+        for flags in [&["run"][..], &["run", "--no-pivot"]] {
+            let output = c.keel(&[flags, &[&*c.id]].concat());
+            assert_eq!(output.code != 0, masked, "{flags:?} {output:#?}");
+        }
     }
 }

@@ -21,6 +21,7 @@ tests![
     a_value_that_is_no_string_is_refused,
     a_sysctl_works_although_proc_sys_is_read_only,
     a_sysctl_of_the_runtimes_own_namespace_joined_by_path_is_refused,
+    a_sysctl_needs_no_proc_in_the_container,
 ];
 
 fn sysctl(key: &str, value: &str) -> Sandbox {
@@ -110,4 +111,11 @@ fn a_sysctl_of_the_runtimes_own_namespace_joined_by_path_is_refused() {
         c.without_namespace(namespace).set("/linux/namespaces/-", json!({"type": namespace, "path": path}));
         c.refused(&format!("/linux/sysctl/{key}"));
     }
+}
+
+/// keel writes to a proc of its own, whatever the container has.
+fn a_sysctl_needs_no_proc_in_the_container() {
+    let mut c = sysctl("net.ipv4.ip_forward", "1");
+    c.without_mount("/proc").mount(json!({"destination": "/elsewhere", "type": "proc", "source": "proc"}));
+    assert_eq!(c.does("cat /elsewhere/sys/net/ipv4/ip_forward"), ["1"]);
 }
