@@ -15,6 +15,7 @@ tests![
     a_payload_that_dies_unready_does_not_hang_start,
     without_a_socket_the_payload_has_none,
     nothing_but_ready_and_the_pid_is_relayed,
+    another_word_is_not_taken_for_ready,
     the_container_can_only_write_to_its_socket,
 ];
 
@@ -100,6 +101,19 @@ fn nothing_but_ready_and_the_pid_is_relayed() {
     assert_eq!(String::from_utf8_lossy(&bytes[..length]), format!("READY=1\nMAINPID={}\n", c.pid()));
     thread::spawn(move || while host.recv(&mut bytes).is_ok() {});
     run.wait().ok();
+    c.delete_force().ok();
+}
+
+fn another_word_is_not_taken_for_ready() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("notify STATUS=READY=1 ; notify READY=10").write_config();
+    let mut command = c.command(&["run", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    assert_eq!(c.execute(command).ok().lines(), ["ok", "ok"]);
+    host.set_nonblocking(true).unwrap();
+    assert_eq!(host.recv(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 fn the_container_can_only_write_to_its_socket() {
