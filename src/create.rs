@@ -279,6 +279,11 @@ impl Making<'_> {
 fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
     let has = |kind| !joined.is_own(kind);
     let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
+    // Its mounts would go over the host's root, its names to the host.
+    if joined.is_own(Kind::Mount) || joined.is_own(Kind::Uts) && !plan.names.is_empty() {
+        let kind = if joined.is_own(Kind::Mount) { Kind::Mount } else { Kind::Uts };
+        return Err(plan.namespaces.refuse_own(kind));
+    }
     sysctl::check(&plan.sysctls, private)
 }
 

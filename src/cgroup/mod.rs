@@ -185,9 +185,11 @@ impl Cgroup {
     }
 
     pub fn events(&self) -> Result<Events> {
-        self.open_file(c"cgroup.events", OFlag::O_RDONLY)
-            .and_then(|file| read_events(&file))
-            .context(|| format!("read {}/cgroup.events", self.path.display()))
+        match self.open_file(c"cgroup.events", OFlag::O_RDONLY).and_then(|file| read_events(&file)) {
+            // Removed meanwhile by a `delete`, so without processes.
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(Events { populated: false, frozen: false }),
+            read => read.context(|| format!("read {}/cgroup.events", self.path.display())),
+        }
     }
 
     /// Kills every process in it and below, frozen and just forking ones included. They end on their own time.
@@ -435,6 +437,7 @@ mod tests {
         std::fs::remove_dir(parent.join("other")).unwrap();
         std::fs::remove_dir(parent).unwrap();
         assert!(Cgroup::open(&path).unwrap().is_none());
+        assert_eq!(cgroup.events().unwrap(), Events { populated: false, frozen: false });
         cgroup.kill().unwrap();
         cgroup.remove().unwrap();
     }

@@ -33,6 +33,10 @@ pub fn plan(root: &Node, own_uts: bool) -> Names {
 }
 
 impl Names {
+    pub fn is_empty(&self) -> bool {
+        self.hostname.is_none() && self.domainname.is_none()
+    }
+
     pub fn domainname(&self) -> Option<&str> {
         self.domainname.as_ref().map(|(name, _)| name.as_str())
     }

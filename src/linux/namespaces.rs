@@ -170,6 +170,15 @@ impl Namespaces {
         Ok(joined)
     }
 
+    /// What is to be said when the namespace of this path may not be the runtime's own.
+    pub fn refuse_own(&self, kind: Kind) -> Error {
+        let error = Error::new(format!("join {} namespace: it is the runtime's own", kind.name()));
+        match self.get(kind) {
+            Namespace::Join(_, field) => error.field(field),
+            _ => error,
+        }
+    }
+
     /// Runs `clone` with the flags for clone3 while the parent is in the namespaces to be joined. Only the parent
     /// goes back to its own, also after an error.
     pub fn around_clone(

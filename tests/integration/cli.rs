@@ -23,6 +23,7 @@ tests![
     long_options_with_one_dash_work,
     a_pidfd_socket_receives_the_containers_pidfd,
     equals_signs_are_accepted,
+    a_pid_file_that_is_there_is_replaced_and_not_overwritten,
 ];
 
 fn options_may_stand_before_and_after_the_id() {
@@ -182,4 +183,15 @@ fn equals_signs_are_accepted() {
     let mut c = Sandbox::new();
     c.acts("exit 0").write_config();
     c.keel(&["--log-format=json", "run", &format!("--bundle={}", c.bundle().display()), &c.id]).ok();
+}
+
+/// A reader sees the whole of it or the old one.
+fn a_pid_file_that_is_there_is_replaced_and_not_overwritten() {
+    let mut c = Sandbox::new();
+    let (old, pid) = (c.host_file("old", "another"), c.dir.join("pid"));
+    fs::hard_link(&old, &pid).unwrap();
+    c.acts("pause").write_config();
+    c.keel(&["create", "--pid-file", pid.to_str().unwrap(), &c.id]).ok();
+    let read = |path| fs::read_to_string(path).unwrap();
+    assert_eq!((read(old), read(pid)), ("another".into(), c.pid().to_string()));
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 
-use crate::sandbox::{Output, Sandbox, eventually, keel, program};
+use crate::sandbox::{Output, Sandbox, eventually, keel, processes_of, program};
 use crate::{needs, tests};
 
 tests![
@@ -15,6 +15,7 @@ tests![
     a_start_killed_anywhere_leaves_nothing_after_delete,
     a_delete_killed_anywhere_can_be_repeated,
     a_run_killed_anywhere_leaves_nothing_after_delete,
+    init_ends_with_a_create_that_was_killed_before_it_had_said_all,
 ];
 
 /// The command under strace; the container's own processes are not traced.
@@ -120,4 +121,23 @@ fn a_run_killed_anywhere_leaves_nothing_after_delete() {
     needs!(keel(), program("strace"));
     let prepare = |c: &mut Sandbox| c.acts("exit 0").write_config();
     killed_at_each(prepare, |c| vec!["run".into(), c.id.clone()], |_| ());
+}
+
+/// The pid file is a pipe that nobody reads, so that create stays where it is about to tell init that all is done.
+fn init_ends_with_a_create_that_was_killed_before_it_had_said_all() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    nix::unistd::mkfifo(&c.dir.join(".pid"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    c.acts("pause").write_config();
+    let create = c.spawn(c.command(&["create", "--pid-file", c.dir.join("pid").to_str().unwrap(), &c.id]));
+    let call = format!("/proc/{}/syscall", create.pid());
+    let open = format!("{} ", nix::libc::SYS_openat);
+    let made = || c.cgroup().is_dir() && fs::read_to_string(&call).unwrap().starts_with(&open);
+    eventually("it waits for a reader", || made() && c.status() == "created");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(create.pid() as i32), nix::sys::signal::SIGKILL)
+        .unwrap();
+    assert_eq!(create.wait().code, 137);
+    eventually("init ends", || processes_of(&c.id).is_empty());
+    c.delete_force().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
 }

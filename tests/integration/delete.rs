@@ -25,6 +25,7 @@ tests![
     a_created_container_without_a_process_is_deleted,
     force_does_not_wait_for_a_hook_that_hangs,
     force_does_not_wait_for_a_run_that_is_stopped,
+    a_create_that_died_early_takes_nobody_elses_cgroup_along,
 ];
 
 fn a_running_container_is_not_deleted() {
@@ -172,4 +173,25 @@ fn force_does_not_wait_for_a_run_that_is_stopped() {
     c.delete_force().ok();
     signal(Signal::SIGCONT);
     assert_eq!(run.wait().code, 137);
+}
+
+/// It had noted which cgroup it would make, and another create has made it meanwhile.
+fn a_create_that_died_early_takes_nobody_elses_cgroup_along() {
+    needs!(keel());
+    let mut owner = Sandbox::new();
+    owner.running();
+    let state = fs::read(owner.dir.join("state").join(&owner.id).join("state.json")).unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    (state["id"], state["pid"], state["creating"]) = ("early".into(), 0.into(), true.into());
+    fs::create_dir(owner.dir.join("state/early")).unwrap();
+    fs::write(owner.dir.join("state/early/state.json"), state.to_string()).unwrap();
+    let delete = owner.spawn(owner.command(&["delete", "--force", "early"]));
+    // Whom it finds it must wait for: it could be what that create made, and ends by itself.
+    let fds = format!("/proc/{}/fd", delete.pid());
+    let links = || fs::read_dir(&fds).unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    eventually("it waits for a process", || links().any(|link| link.ends_with("anon_inode:[pidfd]")));
+    assert_eq!(owner.status(), "running");
+    owner.kill("KILL").ok();
+    assert_eq!(delete.wait().code, 0);
+    assert_eq!(owner.containers(), [owner.id.as_str()]);
 }

@@ -29,6 +29,8 @@ tests![
     a_planted_null_never_redirects_to_the_host,
     a_device_below_a_planted_link_stays_inside,
     the_default_devices_without_a_tmpfs_are_made_in_the_image,
+    a_read_only_dev_has_its_devices,
+    a_dev_that_is_a_link_inside_is_refused,
 ];
 
 fn device(path: &str, kind: &str, major: u32, minor: u32) -> Value {
@@ -227,4 +229,20 @@ fn the_default_devices_without_a_tmpfs_are_made_in_the_image() {
     assert_eq!(c.stat("/dev/null")["rdev"], "1:3");
     // And again, where they are by now.
     assert_eq!(c.stat("/dev/null")["rdev"], "1:3");
+}
+
+fn a_read_only_dev_has_its_devices() {
+    let mut c = Sandbox::new();
+    c.set("/mounts/1/options", json!(["ro", "nosuid", "mode=755"]));
+    c.set("/linux/devices", json!([device("/dev/deep/fuse", "c", 10, 229)]));
+    assert_eq!(c.does("create /dev/new x ; write /dev/null x"), ["EROFS", "ok"]);
+    assert_eq!(c.stat("/dev/deep/fuse")["rdev"], "10:229");
+}
+
+fn a_dev_that_is_a_link_inside_is_refused() {
+    let mut c = Sandbox::new();
+    without_dev(&mut c);
+    c.symlink("tmp", "/dev");
+    c.refused("/linux/devices");
+    assert_eq!(fs::read_dir(c.rootfs().join("tmp")).unwrap().count(), 0);
 }

@@ -35,6 +35,9 @@ tests![
     a_container_whose_hooks_run_is_creating,
     a_hook_cannot_start_the_container_that_is_being_created,
     a_run_whose_hook_hangs_can_be_interrupted,
+    a_hook_has_no_descriptor_of_the_caller,
+    the_children_of_a_hook_that_exceeds_its_timeout_are_killed,
+    a_container_whose_hooks_run_is_creating_and_left_alone,
 ];
 
 const KINDS: [&str; 6] =
@@ -256,10 +259,14 @@ fn a_hook_has_no_descriptor_of_the_runtime() {
             &format!("for fd in /proc/$$/fd/*; do readlink $fd; done | grep -v {kind} >$D/{kind}; true"),
         );
     }
-    inside(&mut c, &["report"]);
+    c.busybox();
+    let list = "/bin/busybox ls /proc/self/fd >/fds";
+    c.set("/hooks/startContainer", json!([{"path": "/bin/sh", "args": ["sh", "-c", list]}]));
     c.acts("exit 0").created().start().ok();
     c.wait_stopped();
     c.delete().ok();
+    // The last is of the directory itself.
+    assert_eq!(fs::read_to_string(c.rootfs().join("fds")).unwrap(), "0\n1\n2\n3\n");
     for kind in ["createRuntime", "createContainer", "poststart", "poststop"] {
         let fds = read(&c, kind);
         assert!(fds.lines().count() <= 3, "{kind}: {fds}");
@@ -413,4 +420,50 @@ fn a_run_whose_hook_hangs_can_be_interrupted() {
         assert!(error.contains("interrupted"), "{kind}: {error}");
         assert_eq!(c.left(), Vec::<String>::new());
     }
+}
+
+fn a_hook_has_no_descriptor_of_the_caller() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    for kind in ["createRuntime", "poststart", "poststop"] {
+        hook(
+            &mut c,
+            kind,
+            &format!("[ ! -e /proc/$$/fd/3 ] && [ ! -e /proc/$$/fd/4 ] && echo none >$D/{kind}"),
+        );
+    }
+    c.acts("exit 0").write_config();
+    let leaky = ["sh", "-c", "exec 3</ 4</dev/null; exec \"$@\"", "sh"];
+    for args in
+        [&["create", "--preserve-fds", "1", &c.id][..], &["start", &c.id], &["delete", "--force", &c.id]]
+    {
+        c.behind(&leaky, args).ok();
+    }
+    for kind in ["createRuntime", "poststart", "poststop"] {
+        assert_eq!(read(&c, kind), "none\n", "{kind}");
+    }
+}
+
+fn the_children_of_a_hook_that_exceeds_its_timeout_are_killed() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let path = c.script("slow", "sleep 100 & echo $! >$D/pid; wait");
+    c.set("/hooks/createRuntime", json!([{"path": path, "timeout": 1, "env": ["PATH=/bin"]}]));
+    c.refused("/hooks/createRuntime/0");
+    let stat = format!("/proc/{}/stat", read(&c, "pid").trim());
+    let ended = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z"));
+    crate::sandbox::eventually("the hook's child ends", ended);
+}
+
+fn a_container_whose_hooks_run_is_creating_and_left_alone() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let keel = format!("{} --root $D/state", c.runtime.display());
+    let call = |command: &str| format!("{keel} {command} {} >>$D/said 2>&1; echo $? >>$D/codes", c.id);
+    let script = ["state", "kill", "start", "delete"].map(call).join("\n");
+    hook(&mut c, "createRuntime", &script);
+    c.acts("pause").created();
+    assert_eq!(read(&c, "codes"), "0\n1\n1\n1\n", "{}", read(&c, "said"));
+    assert!(read(&c, "said").contains("\"status\": \"creating\""), "{}", read(&c, "said"));
+    assert_eq!(c.status(), "created");
 }

@@ -1,5 +1,7 @@
 //! `kill`: names, numbers, whom it reaches, and when it is refused.
 
+use serde_json::{Value, json};
+
 use crate::sandbox::{Sandbox, eventually, keel, processes_of};
 use crate::{needs, tests};
 
@@ -15,6 +17,9 @@ tests![
     kill_all_reaches_every_process,
     kill_in_a_shared_pid_namespace_takes_the_children_along,
     signal_zero_tells_whether_it_runs,
+    a_pid_that_another_process_got_is_never_signalled,
+    a_frozen_container_dies_of_kill,
+    kill_all_of_a_stopped_container_is_no_error,
 ];
 
 fn awaiting(signal: &str) -> Sandbox {
@@ -123,4 +128,47 @@ fn signal_zero_tells_whether_it_runs() {
     c.running();
     c.kill("0").ok();
     assert_eq!(c.status(), "running");
+}
+
+fn a_pid_that_another_process_got_is_never_signalled() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let pid = c.running().pid();
+    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let path = c.dir.join("state").join(&c.id).join("state.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(state["pid"], pid);
+    // The container's process was born a little earlier.
+    (state["pid"], state["startTime"]) =
+        (json!(stranger.id()), json!(state["startTime"].as_u64().unwrap() - 1));
+    std::fs::write(&path, state.to_string()).unwrap();
+    assert_eq!((c.status().as_str(), c.pid()), ("stopped", 0));
+    assert!(c.kill("KILL").fails().contains("not running"));
+    c.delete_force().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was killed");
+    stranger.kill().and_then(|()| stranger.wait()).unwrap();
+}
+
+fn a_frozen_container_dies_of_kill() {
+    needs!(keel());
+    for command in [&["kill", "ID", "KILL"][..], &["delete", "--force", "ID"]] {
+        let mut c = Sandbox::new();
+        c.running();
+        std::fs::write(c.cgroup().join("cgroup.freeze"), "1").unwrap();
+        eventually("it is frozen", || c.status() == "paused");
+        let args: Vec<&str> = command.iter().map(|arg| if *arg == "ID" { &*c.id } else { arg }).collect();
+        c.keel(&args).ok();
+        eventually("it is gone", || processes_of(&c.id).is_empty());
+    }
+}
+
+fn kill_all_of_a_stopped_container_is_no_error() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("exit 0").created().start().ok();
+    c.wait_stopped();
+    for signal in ["TERM", "KILL"] {
+        c.keel(&["kill", "--all", &c.id, signal]).ok();
+    }
 }

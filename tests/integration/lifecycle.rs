@@ -24,6 +24,11 @@ tests![
     run_with_keep_leaves_a_stopped_container,
     run_passes_signals_on,
     a_missing_bundle_is_refused,
+    a_cgroup_in_use_is_refused_and_its_processes_live,
+    the_default_root_is_run_keel,
+    an_empty_cgroup_is_taken_and_a_frozen_one_refused,
+    the_config_is_kept_as_it_was_at_create,
+    run_reaps_the_orphans_of_the_container,
 ];
 
 fn run_gives_the_payloads_exit_code() {
@@ -153,4 +158,66 @@ fn a_missing_bundle_is_refused() {
     let error = c.keel(&["create", "--bundle", "/nonexistent/bundle", &c.id]).fails();
     assert!(error.contains("/nonexistent/bundle"), "{error}");
     assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn a_cgroup_in_use_is_refused_and_its_processes_live() {
+    needs!(keel());
+    let (mut owner, mut c) = (Sandbox::new(), Sandbox::new());
+    owner.running();
+    c.set("/linux/cgroupsPath", format!("/{}", owner.id)).refused("/linux/cgroupsPath");
+    c.delete_force().ok();
+    assert_eq!(owner.status(), "running");
+}
+
+/// On a /run of its own: the host's may hold containers.
+fn the_default_root_is_run_keel() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("exit 0").write_config();
+    let script = "mount -t tmpfs t /run && $0 list && $0 run --keep $1 && stat -c %a /run/keel /run/keel/$1 && $0 delete $1 && ls /run/keel";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(&c.runtime).arg(&c.id).current_dir(c.bundle());
+    let output = c.execute(command).ok();
+    assert_eq!(output.lines()[1..], ["700", "700"]);
+}
+
+fn an_empty_cgroup_is_taken_and_a_frozen_one_refused() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.acts("exit 0").write_config();
+    fs::create_dir(c.cgroup()).unwrap();
+    fs::write(c.cgroup().join("cgroup.freeze"), "1").unwrap();
+    let error = c.keel(&["run", &c.id]).fails();
+    assert!(error.contains("frozen [config.json /linux/cgroupsPath]"), "{error}");
+    fs::write(c.cgroup().join("cgroup.freeze"), "0").unwrap();
+    c.keel(&["run", &c.id]).ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn the_config_is_kept_as_it_was_at_create() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.set("/unknown", "kept").created();
+    let before = fs::read(c.bundle().join("config.json")).unwrap();
+    c.set("/unknown", "changed").write_config();
+    assert!(fs::read(c.dir.join("state").join(&c.id).join("config.json")).unwrap() == before);
+}
+
+/// Without a pid namespace they would be left to keel's caller, unless that does not want them reaped.
+fn run_reaps_the_orphans_of_the_container() {
+    needs!(keel());
+    for (flags, reaped) in [(&["run"][..], true), (&["run", "--no-subreaper"], false)] {
+        let mut c = Sandbox::new();
+        c.busybox();
+        let orphan = "(sleep 1000 & echo $! >/pid); echo up; exec sleep 1000";
+        c.without_namespace("pid").args(&["/bin/sh", "-c", orphan]).write_config();
+        let run = c.spawn(c.command(&[flags, &[&*c.id]].concat()));
+        c.wait_printed("up");
+        let pid: i32 = fs::read_to_string(c.rootfs().join("pid")).unwrap().trim().parse().unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert_eq!(status.contains(&format!("PPid:\t{}\n", run.pid())), reaped, "{flags:?}");
+        c.kill("KILL").ok();
+        assert_eq!(run.wait().code, 137);
+        assert_eq!(c.left(), Vec::<String>::new());
+    }
 }

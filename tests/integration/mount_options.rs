@@ -21,6 +21,8 @@ tests![
     remount_changes_a_mount_that_is_there,
     file_system_options_on_a_bind_are_refused,
     an_option_that_is_no_string_is_refused,
+    recursive_flags_are_cleared_below,
+    a_version_counter_leaves_the_other_flags_as_they_are,
 ];
 
 fn at(report: &Value, point: &str) -> Value {
@@ -250,4 +252,29 @@ fn an_option_that_is_no_string_is_refused() {
     let mut c = Sandbox::new();
     c.mount(json!({"destination": "/v", "type": "tmpfs", "options": ["ro", 5]}))
         .refused("/mounts/7/options/1");
+}
+
+fn recursive_flags_are_cleared_below() {
+    let mut c = Sandbox::new();
+    let top = tree(&c);
+    let set = ["rbind", "rro", "rnosuid", "rnodev", "rnoexec", "rnodiratime", "rnoatime", "rnosymfollow"];
+    let clear = ["rrw", "rsuid", "rdev", "rexec", "rdiratime", "ratime", "rsymfollow"];
+    c.mount(
+        json!({"destination": "/v", "source": top, "options": set.iter().chain(&clear).collect::<Vec<_>>()}),
+    );
+    c.acts("report").write_config();
+    let seen = c.keel(&["run", &c.id]).ok().json();
+    for point in ["/v", "/v/sub"] {
+        assert_eq!(at(&seen, point)["options"], json!(["rw", "relatime"]), "{point}");
+    }
+    umount2(&top, nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
+fn a_version_counter_leaves_the_other_flags_as_they_are() {
+    let mut c = Sandbox::new();
+    let options = ["iversion", "ro", "nosuid", "nodev", "noatime", "size=8k"];
+    c.mount(json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": options}));
+    let mount = at(&c.report(), "/t");
+    assert_eq!(mount["options"], json!(["ro", "nosuid", "nodev", "noatime"]));
+    assert!(mount["super"].as_array().unwrap().contains(&json!("size=8k")), "{mount}");
 }

@@ -44,6 +44,8 @@ tests![
     mounts_into_a_volume_stay_in_the_volume,
     a_volume_over_proc_is_refused,
     a_swapped_volume_never_reaches_the_host,
+    without_a_cgroup_namespace_only_the_own_cgroup_is_seen,
+    a_link_into_proc_is_no_destination,
 ];
 
 fn points(report: &Value) -> Vec<(String, String)> {
@@ -386,4 +388,27 @@ fn a_swapped_volume_never_reaches_the_host() {
     });
     assert_untouched(&decoy);
     assert_eq!(c.left(), Vec::<String>::new());
+}
+
+/// CVE-2023-25809: the hierarchy of the host would be writable.
+fn without_a_cgroup_namespace_only_the_own_cgroup_is_seen() {
+    let mut c = Sandbox::new();
+    c.without_namespace("cgroup").without_mount("/sys/fs/cgroup");
+    c.mount(
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}),
+    );
+    let seen = c.report();
+    let mount = seen["mounts"].as_array().unwrap().iter().find(|m| m["at"] == "/sys/fs/cgroup").unwrap();
+    assert_eq!((&mount["type"], &mount["root"]), (&json!("cgroup2"), &json!(format!("/{}", c.id))));
+    assert_eq!(c.stat(&format!("/sys/fs/cgroup/{}", c.id))["error"], "ENOENT");
+}
+
+/// CVE-2019-16884 by a link in the image.
+fn a_link_into_proc_is_no_destination() {
+    for (link, destination) in [("/proc/self/attr", "/link/exec"), ("/proc/sys/kernel/domainname", "/link")] {
+        let mut c = Sandbox::new();
+        let file = c.host_file("file", "");
+        c.symlink(link, "/link");
+        c.mount(bind(&file, destination)).refused("/mounts/7");
+    }
 }

@@ -1,14 +1,14 @@
 //! /linux/namespaces and /linux/timeOffsets: new, inherited and joined namespaces.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
 
-use crate::sandbox::Sandbox;
-use crate::tests;
+use crate::sandbox::{Running, Sandbox, eventually, keel};
+use crate::{needs, tests};
 
 tests![
-    the_runtimes_own_mount_namespace_is_refused,
     each_listed_namespace_is_new,
     a_namespace_that_is_not_listed_is_the_hosts,
     the_payload_is_pid_1_of_its_pid_namespace,
@@ -23,6 +23,9 @@ tests![
     a_relative_namespace_path_is_refused,
     a_new_net_namespace_has_loopback_up,
     all_namespaces_are_reported_at_once,
+    a_mount_namespace_is_joined_by_path,
+    the_runtimes_own_mount_namespace_is_refused,
+    the_runtimes_own_uts_namespace_takes_no_names,
 ];
 
 const TYPES: [(&str, &str); 6] = [
@@ -167,24 +170,38 @@ fn all_namespaces_are_reported_at_once() {
     }
 }
 
-/// The container's root would replace the host's: pivot_root(2) takes every process of the namespace along.
-fn the_runtimes_own_mount_namespace_is_refused() {
+fn a_mount_namespace_is_joined_by_path() {
+    let target = Running::of(Command::new("unshare").args(["--mount", "sleep", "1000"]));
+    let path = format!("/proc/{}/ns/mnt", target.pid());
+    let there = || fs::read_link(&path).unwrap().display().to_string();
+    eventually("it is in its own namespace", || there() != host("mnt"));
     let mut c = Sandbox::new();
-    c.without_namespace("mount");
-    c.set("/linux/namespaces/-", json!({"type": "mount", "path": "/proc/self/ns/mnt"}))
-        .acts("exit 0")
-        .write_config();
-    // In a namespace to be thrown away, should keel fall for it.
-    let keel = c.command(&["run", &c.id]);
-    let mut command = std::process::Command::new("unshare");
-    let check = "before=$(stat -c %d:%i /); \"$@\"; code=$?; [ \"$(stat -c %d:%i /)\" = \"$before\" ] || exit 77; exit $code";
-    command.args(["-m", "--propagation", "private", "sh", "-c", check, "sh"]).arg(keel.get_program());
-    let error = c.execute({
-        command.args(keel.get_args()).current_dir(c.bundle());
-        command
-    });
-    let error = error.fails();
-    assert!(error.contains("the mount namespace is the runtime's own"), "{error}");
-    assert!(error.contains("/linux/namespaces/5/path"), "{error}");
+    join(&mut c, "mount", &path);
+    let seen = c.report();
+    assert_eq!((&seen["namespaces"]["mnt"], &seen["hostname"]), (&json!(there()), &json!(null)));
+    assert_eq!(seen["root"], json!(["dev", "payload", "proc", "sys", "tmp"]));
+}
+
+/// The container's root would be mounted over the host's. keel has a mount namespace of its own here, to harm no other test.
+fn the_runtimes_own_mount_namespace_is_refused() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    join(&mut c, "mount", "/proc/self/ns/mnt");
+    c.acts("exit 0").write_config();
+    let error = c.behind(&["unshare", "--mount"], &["create", &c.id]).fails();
+    assert!(error.contains("own [config.json /linux/namespaces/5/path]"), "{error}");
     assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn the_runtimes_own_uts_namespace_takes_no_names() {
+    needs!(keel());
+    for key in ["hostname", "domainname"] {
+        let mut c = Sandbox::new();
+        join(&mut c, "uts", "/proc/self/ns/uts");
+        c.unset("/hostname").set(&format!("/{key}"), "other").acts("exit 0").write_config();
+        let error = c.behind(&["unshare", "--uts"], &["create", &c.id]).fails();
+        assert!(error.contains("own [config.json /linux/namespaces/5/path]"), "{error}");
+        c.unset(&format!("/{key}"));
+        assert_eq!(c.does("echo up"), ["up"]);
+    }
 }

@@ -4,6 +4,8 @@ use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::sandbox::{Sandbox, keel};
 use crate::{needs, tests};
 
@@ -15,6 +17,9 @@ tests![
     the_socket_is_open_to_the_containers_user_whatever_the_umask,
     a_relative_state_root_will_do,
     a_second_start_is_told_that_it_is_one,
+    nothing_but_ready_and_the_pid_is_relayed,
+    another_word_is_not_taken_for_ready,
+    the_container_can_only_write_to_its_socket,
 ];
 
 fn socket(c: &Sandbox) -> UnixDatagram {
@@ -128,4 +133,46 @@ fn a_second_start_is_told_that_it_is_one() {
     start.wait().ok();
     let error = c.execute(with_socket("start")).fails();
     assert!(error.contains("cannot start an already running"), "{error}");
+}
+
+/// The container must not speak to the host's service manager in its own words.
+fn nothing_but_ready_and_the_pid_is_relayed() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    let acts = ["/payload", "notify", "STATUS=mine", ";", "notify", "READY=1\nMAINPID=1", ";", "pause"];
+    c.args(&acts).write_config();
+    let mut command = c.command(&["run", "--detach", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    let run = c.spawn(command);
+    let mut bytes = [0; 4096];
+    let length = host.recv(&mut bytes).unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes[..length]), format!("READY=1\nMAINPID={}\n", c.pid()));
+    thread::spawn(move || while host.recv(&mut bytes).is_ok() {});
+    run.wait().ok();
+    c.delete_force().ok();
+}
+
+fn another_word_is_not_taken_for_ready() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("notify STATUS=READY=1 ; notify READY=10").write_config();
+    let mut command = c.command(&["run", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    assert_eq!(c.execute(command).ok().lines(), ["ok", "ok"]);
+    host.set_nonblocking(true).unwrap();
+    assert_eq!(host.recv(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+fn the_container_can_only_write_to_its_socket() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    c.acts("ls /run/notify ; create /run/notify/x y ; notify READY=1").write_config();
+    let mut command = c.command(&["run", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    assert_eq!(c.execute(command).ok().lines(), ["notify.sock", "EROFS", "ok"]);
+    ready(host);
 }

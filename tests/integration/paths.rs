@@ -18,13 +18,14 @@ tests![
     a_masked_path_cannot_be_uncovered,
     masked_files_of_proc_hide_the_host,
     a_readonly_path_is_read_only_and_readable,
-    a_readonly_path_takes_its_submounts_along_unchanged,
+    a_readonly_path_takes_its_submounts_along,
     a_missing_readonly_path_is_ignored,
     proc_sys_is_read_only,
     relative_paths_are_refused,
     a_masked_symlink_masks_its_target_inside,
     the_same_path_may_be_masked_twice,
     masks_stay_on_a_proc_that_somebody_renames,
+    a_null_that_is_no_device_masks_nothing,
 ];
 
 fn a_masked_file_reads_as_empty() {
@@ -79,12 +80,14 @@ fn a_readonly_path_is_read_only_and_readable() {
     assert_eq!(c.does("open w /single ; create /other x"), ["EROFS", "ok"]);
 }
 
-fn a_readonly_path_takes_its_submounts_along_unchanged() {
+fn a_readonly_path_takes_its_submounts_along() {
     let mut c = Sandbox::new();
-    c.mount(json!({"destination": "/data/sub", "type": "tmpfs", "source": "t"}));
+    c.mount(json!({"destination": "/data/sub", "type": "tmpfs", "source": "t", "options": ["nosuid"]}));
     c.set("/linux/readonlyPaths", json!(["/data"]));
-    assert_eq!(c.does("create /data/file x")[0], "EROFS");
-    assert_eq!(c.stat("/data/sub")["type"], "directory");
+    assert_eq!(c.does("create /data/file x ; create /data/sub/file x"), ["EROFS", "EROFS"]);
+    let seen = c.report();
+    let sub = seen["mounts"].as_array().unwrap().iter().rfind(|mount| mount["at"] == "/data/sub").unwrap();
+    assert_eq!(sub["options"], json!(["ro", "nosuid", "relatime"]));
 }
 
 fn a_missing_readonly_path_is_ignored() {
@@ -159,4 +162,19 @@ fn masks_stay_on_a_proc_that_somebody_renames() {
         assert!(!runs.is_empty());
         assert!(bad.is_empty(), "{} of {}: {:#?}", bad.len(), runs.len(), bad[0]);
     });
+}
+
+/// CVE-2025-31133, where /dev is a volume and so nobody else has looked at its null.
+fn a_null_that_is_no_device_masks_nothing() {
+    let mut c = Sandbox::new();
+    let planted = c.host_file("dev/null", "planted");
+    for destination in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        c.without_mount(destination);
+    }
+    c.mount(json!({"destination": "/dev", "source": planted.parent().unwrap(), "options": ["bind"]}));
+    c.write("/secret", "");
+    c.set("/linux/maskedPaths", json!(["/secret"])).refused("/linux/maskedPaths/0");
+    fs::remove_file(&planted).unwrap();
+    std::os::unix::fs::symlink("/secret", planted).unwrap();
+    c.refused("/linux/maskedPaths/0");
 }

@@ -43,6 +43,11 @@ tests![
     a_runtime_that_cannot_protect_itself_before_the_c_library_does_so_later,
     a_word_that_names_a_command_elsewhere_changes_nothing,
     a_variable_without_a_name_is_refused,
+    a_program_behind_a_descriptor_of_the_runtime_is_refused,
+    init_cannot_be_looked_into_before_it_executes,
+    a_working_directory_that_the_user_may_not_enter_is_entered,
+    a_passwd_that_is_a_link_or_a_pipe_is_read_inside_or_not_at_all,
+    the_runtime_cannot_be_overwritten_by_who_kept_it_open,
 ];
 
 fn the_payload_gets_its_arguments_unchanged() {
@@ -71,7 +76,7 @@ fn the_environment_is_the_configured_one() {
 fn the_last_of_two_equal_variables_counts() {
     let mut c = Sandbox::new();
     c.set("/process/env", json!(["A=1", "B=2", "A=3"]));
-    assert_eq!(c.report()["env"]["A"], "3");
+    assert_eq!(c.report()["environ"], json!(["B=2", "A=3", "HOME=/"]));
 }
 
 fn home_is_added_when_it_is_not_there() {
@@ -326,4 +331,66 @@ fn a_word_that_names_a_command_elsewhere_changes_nothing() {
 fn a_variable_without_a_name_is_refused() {
     needs!(keel());
     Sandbox::new().set("/process/env", json!(["A=1", 5])).refused("/process/env/1");
+}
+
+/// CVE-2024-21626, by a descriptor that keel itself has open: of the state directory, for instance.
+fn a_program_behind_a_descriptor_of_the_runtime_is_refused() {
+    let mut c = Sandbox::new();
+    crate::sandbox::link(&c.rootfs().join("payload"), &c.host_dir("").join("payload"));
+    for fd in 3..32 {
+        for climb in ["..", "../..", "../../.."] {
+            c.args(&[&format!("/proc/self/fd/{fd}/{climb}/host/payload"), "echo", "escaped"]).write_config();
+            let output = c.keel(&["run", &c.id]);
+            assert!(output.code != 0 && output.stdout.is_empty(), "{output:#?}");
+        }
+    }
+}
+
+/// CVE-2016-9962: by a container that shares its pid namespace and has all the capabilities that it has itself.
+fn init_cannot_be_looked_into_before_it_executes() {
+    let (mut created, mut other) = (Sandbox::new(), Sandbox::new());
+    let pid = created.acts("pause").created().pid();
+    let path = format!("/proc/{pid}/ns/pid");
+    other.without_namespace("pid").set("/linux/namespaces/-", json!({"type": "pid", "path": path}));
+    assert_eq!(other.does("open r /proc/1/fd/0 ; ls /proc/1/root"), ["EACCES", "EACCES"]);
+    created.start().ok();
+    assert_eq!(other.does("ls /proc/1/root"), ["dev payload proc sys tmp"]);
+}
+
+fn a_working_directory_that_the_user_may_not_enter_is_entered() {
+    let mut c = Sandbox::new();
+    fs::create_dir(c.rootfs().join("private")).unwrap();
+    fs::set_permissions(c.rootfs().join("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    c.set("/process/user", json!({"uid": 1000, "gid": 1000})).set("/process/cwd", "/private");
+    assert_eq!(c.does("ls /private ; ls /proc/self/cwd"), ["EACCES", "EACCES"]);
+}
+
+fn a_passwd_that_is_a_link_or_a_pipe_is_read_inside_or_not_at_all() {
+    let mut c = Sandbox::new();
+    let outside = c.host_file("passwd", "root:x:0:0::/of-the-host:\n");
+    c.symlink(outside.to_str().unwrap(), "/etc/passwd");
+    assert_eq!(c.does("env HOME"), ["/"]);
+    fs::remove_file(c.rootfs().join("etc/passwd")).unwrap();
+    nix::unistd::mkfifo(&c.rootfs().join("etc/passwd"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert_eq!(c.does("env HOME"), ["/"]);
+}
+
+/// CVE-2019-5736, by whoever gets hold of /proc/PID/exe and waits until nobody runs it. The runtime here is a copy.
+fn the_runtime_cannot_be_overwritten_by_who_kept_it_open() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.runtime = c.dir.join("keel");
+    fs::copy(runtime(), &c.runtime).unwrap();
+    let reopens = |exe: fs::File| {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe));
+        fs::OpenOptions::new().write(true).open(path).is_ok()
+    };
+    let init = fs::File::open(format!("/proc/{}/exe", c.acts("pause").created().pid())).unwrap();
+    c.delete_force().ok();
+    let run = c.acts("await TERM").run_in_background();
+    c.wait_printed("waiting");
+    let runs = fs::File::open(format!("/proc/{}/exe", run.pid())).unwrap();
+    c.kill("TERM").ok();
+    run.wait().ok();
+    assert_eq!([reopens(init), reopens(runs)], [false, false]);
 }

@@ -29,6 +29,8 @@ tests![
     a_root_behind_a_symlink_works,
     a_root_keeps_the_attributes_of_its_mount,
     a_bundle_on_a_read_only_file_system_works_if_the_image_has_what_it_needs,
+    a_host_whose_mounts_are_shared_gets_none_of_the_containers,
+    no_pivot_leaves_no_proc_without_masks,
 ];
 
 fn the_root_is_the_bundles_rootfs() {
@@ -208,4 +210,48 @@ fn a_bundle_on_a_read_only_file_system_works_if_the_image_has_what_it_needs() {
     let error = c.keel(&["run", &c.id]).fails();
     assert!(error.contains("create directory /missing in the rootfs: Read-only file system"), "{error}");
     nix::mount::umount(&c.bundle()).unwrap();
+}
+
+/// As systemd leaves every host. keel has such a host of its own here, to harm no other test.
+fn a_host_whose_mounts_are_shared_gets_none_of_the_containers() {
+    for (flags, hooks) in [
+        (&["run"][..], false),
+        (&["run"], true),
+        (&["run", "--no-pivot"], false),
+        (&["run", "--no-pivot"], true),
+    ] {
+        let mut c = Sandbox::new();
+        if hooks {
+            c.set("/hooks/createRuntime", json!([{"path": "/bin/true"}]));
+        }
+        let mounts = "cat /proc/self/mountinfo";
+        let script =
+            format!("{mounts} >$D/before; \"$@\"; {mounts} >$D/after").replace("$D", c.dir.to_str().unwrap());
+        c.acts("ls / ; ls /proc/1/root/..").write_config();
+        let host = ["unshare", "--mount", "--propagation", "shared", "sh", "-c", &script, "sh"];
+        assert_eq!(
+            c.behind(&host, &[flags, &[&*c.id]].concat()).ok().lines(),
+            ["dev payload proc sys tmp"; 2]
+        );
+        let read = |name| fs::read_to_string(c.dir.join(name)).unwrap();
+        assert_eq!(read("before"), read("after"), "{flags:?} {hooks}");
+    }
+}
+
+/// A user namespace may mount a new proc where a whole one is in the mount namespace, seen or not.
+fn no_pivot_leaves_no_proc_without_masks() {
+    for masked in [true, false] {
+        let mut c = Sandbox::new();
+        c.set("/process/user", json!({"uid": 1000, "gid": 1000})).busybox();
+        if !masked {
+            c.unset("/linux/maskedPaths").unset("/linux/readonlyPaths");
+        }
+        let unshare =
+            ["/bin/busybox", "unshare", "-Urmpf", "/bin/busybox", "mount", "-t", "proc", "proc", "/tmp"];
+        c.args(&unshare).write_config();
+        for flags in [&["run"][..], &["run", "--no-pivot"]] {
+            let output = c.keel(&[flags, &[&*c.id]].concat());
+            assert_eq!(output.code != 0, masked, "{flags:?} {output:#?}");
+        }
+    }
 }

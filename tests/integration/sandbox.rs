@@ -385,6 +385,16 @@ impl Sandbox {
         self.execute(self.command(args))
     }
 
+    /// keel behind another program, which runs it as its last arguments.
+    #[track_caller]
+    pub fn behind(&self, wrapper: &[&str], args: &[&str]) -> Output {
+        let keel = self.command(args);
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(keel.get_program()).args(keel.get_args()).current_dir(self.bundle());
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SANDBOX", &self.id);
+        self.execute(command)
+    }
+
     /// `run`, to its end; it must leave nothing behind, whatever became of it.
     #[track_caller]
     pub fn run(&self) -> Output {

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, keel};
+use crate::sandbox::{Sandbox, keel, program};
 use crate::{needs, tests};
 
 tests![
@@ -26,6 +26,7 @@ tests![
     without_an_adjustment_the_callers_is_kept,
     an_oom_score_out_of_range_is_refused,
     an_oom_score_that_the_kernel_refuses_names_its_field,
+    the_callers_cpu_affinity_is_not_inherited,
 ];
 
 fn scheduled(scheduler: Value) -> Value {
@@ -162,4 +163,13 @@ fn an_oom_score_that_the_kernel_refuses_names_its_field() {
         return crate::sandbox::skip("needs a root without CAP_SYS_RESOURCE".into());
     }
     Sandbox::new().set("/process/oomScoreAdj", -999).refused("/process/oomScoreAdj");
+}
+
+fn the_callers_cpu_affinity_is_not_inherited() {
+    needs!(keel(), program("taskset"));
+    let mut c = Sandbox::new();
+    c.acts("report").write_config();
+    let all = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let seen = c.behind(&["taskset", "--cpu-list", "0"], &["run", &c.id]).ok().json();
+    assert_eq!(seen["cpus"], all.trim());
 }

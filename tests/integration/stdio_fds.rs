@@ -18,6 +18,7 @@ tests![
     listen_fds_arrive_with_their_variables,
     listen_fds_come_before_preserved_ones,
     no_listen_variables_without_listen_fds,
+    listen_fds_for_another_process_are_not_passed_on,
 ];
 
 /// keel behind a shell that opens descriptors first.
@@ -113,4 +114,12 @@ fn listen_fds_come_before_preserved_ones() {
 fn no_listen_variables_without_listen_fds() {
     let seen = Sandbox::new().report();
     assert_eq!((&seen["env"]["LISTEN_FDS"], &seen["env"]["LISTEN_PID"]), (&json!(null), &json!(null)));
+}
+
+fn listen_fds_for_another_process_are_not_passed_on() {
+    let mut c = Sandbox::new();
+    for pid in [&[("LISTEN_FDS", "1"), ("LISTEN_PID", "1")][..], &[("LISTEN_FDS", "1")]] {
+        let seen = run(c.acts("report"), "exec 3</dev/zero;", pid, &[]).ok().json();
+        assert_eq!((numbers(&seen), &seen["env"]["LISTEN_FDS"]), (vec!["0", "1", "2"], &json!(null)));
+    }
 }

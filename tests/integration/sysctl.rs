@@ -20,6 +20,8 @@ tests![
     a_path_out_of_the_namespace_is_refused,
     a_value_that_is_no_string_is_refused,
     a_sysctl_works_although_proc_sys_is_read_only,
+    a_sysctl_of_the_runtimes_own_namespace_joined_by_path_is_refused,
+    a_sysctl_needs_no_proc_in_the_container,
 ];
 
 fn sysctl(key: &str, value: &str) -> Sandbox {
@@ -99,4 +101,21 @@ fn a_sysctl_works_although_proc_sys_is_read_only() {
     let mut c = sysctl("net.core.somaxconn", "77");
     let seen = c.does("cat /proc/sys/net/core/somaxconn ; write /proc/sys/net/core/somaxconn 1");
     assert_eq!(seen, ["77", "EROFS"]);
+}
+
+fn a_sysctl_of_the_runtimes_own_namespace_joined_by_path_is_refused() {
+    for (key, namespace, file) in [("net.ipv4.ip_forward", "network", "net"), ("kernel.msgmax", "ipc", "ipc")]
+    {
+        let mut c = sysctl(key, &current(key));
+        let path = format!("/proc/self/ns/{file}");
+        c.without_namespace(namespace).set("/linux/namespaces/-", json!({"type": namespace, "path": path}));
+        c.refused(&format!("/linux/sysctl/{key}"));
+    }
+}
+
+/// keel writes to a proc of its own, whatever the container has.
+fn a_sysctl_needs_no_proc_in_the_container() {
+    let mut c = sysctl("net.ipv4.ip_forward", "1");
+    c.without_mount("/proc").mount(json!({"destination": "/elsewhere", "type": "proc", "source": "proc"}));
+    assert_eq!(c.does("cat /elsewhere/sys/net/ipv4/ip_forward"), ["1"]);
 }

@@ -32,6 +32,9 @@ tests![
     run_passes_ctrl_c_to_the_payload,
     run_puts_its_terminal_into_raw_mode_and_back,
     run_passes_window_changes_on,
+    a_read_only_dev_has_its_console,
+    run_detached_sends_its_terminal_to_the_console_socket,
+    run_takes_a_console_socket_only_when_it_detaches,
 ];
 
 /// All descriptors of the first message on a connection.
@@ -296,4 +299,34 @@ fn run_passes_window_changes_on() {
     assert!(stty.unwrap().success());
     read_until(&mut master, "50 100\r\n");
     assert_eq!(run.wait().code, 0);
+}
+
+fn a_read_only_dev_has_its_console() {
+    let mut c = with_terminal();
+    c.set("/mounts/1/options", json!(["ro", "nosuid", "mode=755"]));
+    assert_eq!(report(&mut c)["dev"]["console"]["rdev"], "136:0");
+}
+
+fn run_detached_sends_its_terminal_to_the_console_socket() {
+    let mut c = with_terminal();
+    let path = c.dir.join("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    c.acts("echo up").write_config();
+    let run = c.spawn(c.command(&["run", "--detach", "--console-socket", path.to_str().unwrap(), &c.id]));
+    let mut master = File::from(receive(&listener).remove(0));
+    assert_eq!(read_all(&mut master), "up\n");
+    run.wait().ok();
+}
+
+fn run_takes_a_console_socket_only_when_it_detaches() {
+    needs!(keel());
+    let c = with_terminal();
+    let path = c.dir.join("console.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    c.write_config();
+    for args in [&["run", "--console-socket", path.to_str().unwrap(), &c.id][..], &["run", "--detach", &c.id]]
+    {
+        assert!(c.keel(args).fails().contains("/process/terminal"));
+        assert_eq!(c.left(), Vec::<String>::new());
+    }
 }

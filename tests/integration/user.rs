@@ -17,6 +17,7 @@ tests![
     a_umask_beyond_the_permission_bits_is_refused,
     standard_streams_belong_to_the_user,
     root_groups_of_the_caller_do_not_leak,
+    a_standard_stream_that_cannot_be_given_away_is_no_error,
 ];
 
 fn as_user(uid: u32, gid: u32) -> Sandbox {
@@ -117,4 +118,11 @@ fn root_groups_of_the_caller_do_not_leak() {
     other.args(["--groups", "4,27"]).arg(keel.get_program()).args(keel.get_args()).current_dir(c.bundle());
     let groups: Value = c.execute(other).ok().json()["groups"].take();
     assert_eq!(groups, json!([]));
+}
+
+fn a_standard_stream_that_cannot_be_given_away_is_no_error() {
+    let mut c = as_user(1000, 1000);
+    c.acts("line").write_config();
+    let output = c.behind(&["sh", "-c", "exec \"$@\" </proc/sys/kernel/ostype", "sh"], &["run", &c.id]).ok();
+    assert_eq!(output.stdout, "Linux\n");
 }
