@@ -279,7 +279,8 @@ impl Making<'_> {
 fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
     let has = |kind| !joined.is_own(kind);
     let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
-    // Its mounts would go over the host's root, its names to the host.
+    // pivot_root(2) would take every process of the host along into the container's root, and its names would be
+    // the host's.
     if joined.is_own(Kind::Mount) || joined.is_own(Kind::Uts) && !plan.names.is_empty() {
         let kind = if joined.is_own(Kind::Mount) { Kind::Mount } else { Kind::Uts };
         return Err(plan.namespaces.refuse_own(kind));

@@ -104,6 +104,12 @@ impl Notify {
         }
     }
 
+    /// Whether the container has said something that nobody has read yet.
+    pub fn has_word(&self) -> bool {
+        let mut word = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        poll(&mut word, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// Whether the next datagram says READY=1.
     pub fn receive_ready(&self) -> Result<bool> {
         let mut datagram = [0; 4096];

@@ -76,6 +76,10 @@ pub fn foreground(
         if let Some(status) = status
             && console.as_mut().is_none_or(Console::is_drained)
         {
+            // It may have been ready, said so, and ended.
+            while notify.as_ref().is_some_and(Notify::has_word) {
+                pass_word(&mut notify, pid);
+            }
             return Ok(status);
         }
         // A place that nothing needs waits for nothing.
@@ -97,9 +101,8 @@ pub fn foreground(
         if let Some(console) = &mut console {
             console.carry(input, master, output);
         }
-        if ready && let Some(waiting) = notify.take_if(|notify| notify.receive_ready().unwrap_or(true)) {
-            // A service manager that has gone must not end the container.
-            waiting.tell_host(pid).map_or_else(log::warning, drop);
+        if ready {
+            pass_word(&mut notify, pid);
         }
         while signal && let Some(info) = signals.fd.read_signal().context(|| "read a signal")? {
             match (info.ssi_signo as i32, &console) {
@@ -116,6 +119,14 @@ pub fn foreground(
                 console.resume();
             }
         }
+    }
+}
+
+/// Reads what the container has said and, when that is READY=1, tells the host; then nobody listens any more.
+fn pass_word(notify: &mut Option<Notify>, pid: Pid) {
+    if let Some(ready) = notify.take_if(|notify| notify.receive_ready().unwrap_or(true)) {
+        // A service manager that has gone must not end the container.
+        ready.tell_host(pid).map_or_else(log::warning, drop);
     }
 }
 

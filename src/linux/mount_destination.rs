@@ -5,11 +5,11 @@
 //!
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts>
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{Context, Error, Result};
@@ -92,6 +92,20 @@ fn refuse_inside_proc(root: &Root, fd: &OwnedFd) -> Result<()> {
         return Err(Error::new("the destination is a symbolic link into /proc"));
     }
     Ok(())
+}
+
+pub fn is_directory(fd: impl AsFd) -> Result<bool> {
+    let mode = fstat(fd).context(|| "stat a bind source")?.st_mode;
+    Ok(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+}
+
+/// Why `source` could not be attached on `target`.
+pub fn not_attached(source: &OwnedFd, target: &OwnedFd) -> String {
+    match (is_directory(source), is_directory(target)) {
+        (Ok(true), Ok(false)) => "attach a directory on a file".to_owned(),
+        (Ok(false), Ok(true)) => "attach a file on a directory".to_owned(),
+        _ => "attach".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::file_system::{FileSystem, reconfigure};
-use crate::linux::mount_destination::{self, Destination, Expected};
+use crate::linux::mount_destination::{self, Destination, Expected, is_directory, not_attached};
 use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
 use crate::linux::tmpcopyup::copy_up;
 use crate::root::{Root, cleaned};
@@ -262,10 +262,9 @@ impl Mount {
         match (&self.what, source) {
             (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root).map(Some),
             (What::Bind { .. }, Some(tree)) => {
-                let is_directory = || is_directory(&tree);
-                let target =
-                    mount_destination::open(root, &self.destination, Expected::Either, is_directory)?.fd;
-                move_mount(&tree, &target).context(|| kinds(&tree, &target))?;
+                let kind = || is_directory(&tree);
+                let target = mount_destination::open(root, &self.destination, Expected::Either, kind)?.fd;
+                move_mount(&tree, &target).context(|| not_attached(&tree, &target))?;
                 self.propagate(&tree)?;
                 Ok(Some(tree))
             }
@@ -327,14 +326,6 @@ impl fmt::Display for Mount {
     }
 }
 
-impl Mounts {
-    /// Whether /dev is a directory of the host, in which no default devices are to be made.
-    pub fn bind_dev(&self) -> bool {
-        let on_dev = |mount: &Mount| mount.destination == Path::new("/dev");
-        self.list.iter().any(|mount| on_dev(mount) && matches!(mount.what, What::Bind { .. }))
-    }
-}
-
 /// The sources of the bind mounts, in the order of the list; `cgroup` is the container's directory. For the parent,
 /// before the clone: open_tree(2) clones only what the caller's own mount namespace holds.
 pub fn open_sources(mounts: &Mounts, cgroup: Option<BorrowedFd>) -> Result<Vec<Option<OwnedFd>>> {
@@ -355,16 +346,11 @@ pub fn open_root(mount: &Mount) -> Result<OwnedFd> {
     open().context(|| mount.to_string()).at(&mount.field)
 }
 
-/// A mount that becomes read-only when everything is made that goes into it.
-pub struct Writable<'a> {
-    fd: OwnedFd,
-    mount: &'a Mount,
-}
-
 /// What comes after the mounts needs some of them once more.
 #[derive(Default)]
 pub struct Made<'a> {
-    pub writable: Vec<Writable<'a>>,
+    /// To become read-only when everything is made that goes into them.
+    pub writable: Vec<(OwnedFd, &'a Mount)>,
     /// /proc and /sys.
     pub kernel: Vec<(&'a Path, Root)>,
 }
@@ -375,13 +361,13 @@ pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root)
     let mut made = Made::default();
     if let Some(mount) = mounts.root.as_ref().filter(|mount| mount.is_read_only_later()) {
         let fd = root.as_fd().try_clone_to_owned().context(|| mount.to_string())?;
-        made.writable.push(Writable { fd, mount });
+        made.writable.push((fd, mount));
     }
     for (mount, source) in mounts.list.iter().zip(sources) {
         let fd = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
         let Some(fd) = fd else { continue };
         if mount.is_read_only_later() {
-            made.writable.push(Writable { fd, mount });
+            made.writable.push((fd, mount));
         } else if ["/proc", "/sys"].map(Path::new).contains(&mount.destination.as_path()) {
             made.kernel.push((&mount.destination, Root::new(fd)));
         }
@@ -390,8 +376,8 @@ pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root)
 }
 
 /// Makes those mounts read-only; after devices, the console and whatever else is made in the rootfs.
-pub fn finish(writable: Vec<Writable>) -> Result<()> {
-    for Writable { fd, mount } in writable {
+pub fn finish(writable: Vec<(OwnedFd, &Mount)>) -> Result<()> {
+    for (fd, mount) in writable {
         set(&fd, false, Change { set: attr::RDONLY, ..Change::default() })
             .context(|| mount.to_string())
             .at(&mount.field)?;
@@ -410,20 +396,6 @@ fn set(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
             change.set, change.clear, change.propagation
         )
     })
-}
-
-fn is_directory(fd: impl AsFd) -> Result<bool> {
-    let mode = fstat(fd).context(|| "stat a bind source")?.st_mode;
-    Ok(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
-}
-
-/// Why one could not be attached on the other.
-fn kinds(source: &OwnedFd, target: &OwnedFd) -> String {
-    match (is_directory(source), is_directory(target)) {
-        (Ok(true), Ok(false)) => "attach a directory on a file".to_owned(),
-        (Ok(false), Ok(true)) => "attach a file on a directory".to_owned(),
-        _ => "attach".to_owned(),
-    }
 }
 
 #[cfg(test)]

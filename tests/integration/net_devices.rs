@@ -16,6 +16,7 @@ tests![
     a_device_without_a_network_namespace_is_refused,
     names_that_the_kernel_does_not_allow_are_refused,
     a_device_stays_where_it_is_if_another_is_missing,
+    the_device_of_a_failed_create_comes_back_as_it_was,
 ];
 
 const VETH: &str = "ip link add kt0 type veth peer name kt1";
@@ -97,7 +98,19 @@ fn names_that_the_kernel_does_not_allow_are_refused() {
     }
 }
 
-/// All are looked up before the first one moves. (A veth pair that has moved dies with the container's namespace.)
+/// A veth pair that has moved would die with the container's namespace.
+fn the_device_of_a_failed_create_comes_back_as_it_was() {
+    needs!(keel(), program("ip"));
+    let mut c = with(json!({"kt0": {"name": "eth0"}}));
+    let hook = c.script("hook", "exit 1");
+    c.set("/hooks/createRuntime", json!([{"path": hook}]));
+    let setup = format!("{VETH} && ip addr add 192.0.2.7/24 dev kt0 && ip link set kt0 up");
+    let after = "ip -o addr show kt0 | grep -q 192.0.2.7/24 && ip -o link show kt0 | grep -q UP || exit 78;";
+    let output = run(&mut c, &setup, after);
+    assert!(output.code == 1 && output.stderr.contains("/hooks/createRuntime/0"), "{output:#?}");
+}
+
+/// All are looked up before the first one moves.
 fn a_device_stays_where_it_is_if_another_is_missing() {
     needs!(keel(), program("ip"));
     let mut c = with(json!({"kt0": {"name": "eth0"}, "nonesuch0": {}}));
