@@ -30,7 +30,7 @@
 //! | `linux.memoryPolicy` | [`linux::memory_policy`] |
 //! | `linux.intelRdt` | [`linux::rdt`] |
 //! | refused yet: `linux.uidMappings`, `gidMappings`, `seccomp` | [`plan`] |
-//! | refused yet: the other `linux.resources` | [`cgroup`] |
+//! | the other `linux.resources` | a file each in `cgroup/`, written by [`cgroup::limits`] |
 //! | nowhere in it: the session keyring, keel's own binary | [`linux::keyring`], [`linux::self_exe`] |
 #![deny(unsafe_code)]
 

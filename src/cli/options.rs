@@ -1,0 +1,194 @@
+//! The options of each command, as clap reads them. The structs have no doc comments, which clap would print as help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::list::Format;
+
+// What `create` and `run` have in common.
+#[derive(Args, Debug)]
+pub struct CreateOptions {
+    /// The directory that holds the state of all containers.
+    #[arg(skip)]
+    pub root: PathBuf,
+    /// Name of the new container
+    pub id: String,
+    /// The bundle: a directory with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Unix socket to send the container's terminal to, its master side
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket to send a pidfd of the container's process to
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// File to write the pid of the container's process to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Do without pivot_root(2), for hosts that run from a ramdisk
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring instead of making one for the container
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass this many descriptors, from number 3 on, to the container's process
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub preserve_fds: u32,
+}
+
+#[derive(Args, Debug)]
+pub struct RunOptions {
+    #[command(flatten)]
+    pub create: CreateOptions,
+    /// Return as soon as the container's process runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keep the container after its process has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// Do not adopt the container's orphaned processes
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Id {
+    /// Name of the container
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct KillOptions {
+    /// Name of the container
+    pub id: String,
+    /// Signal by name (KILL, SIGKILL, RTMIN+1) or number
+    #[arg(default_value = "TERM")]
+    pub signal: String,
+    /// Send it to every process of the container; a container that has stopped is no error then
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DeleteOptions {
+    /// Name of the container
+    pub id: String,
+    /// Kill what still runs; a container that does not exist is no error
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ListOptions {
+    /// What the list is printed as
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    format: String,
+    /// Print the names only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl ListOptions {
+    pub fn format(&self) -> Format {
+        match self.format.as_str() {
+            _ if self.quiet => Format::Quiet,
+            "json" => Format::Json,
+            _ => Format::Table,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct PsOptions {
+    /// Name of the container
+    pub id: String,
+    /// table or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+    /// Options of ps(1) for the table [default: -ef]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PS OPTIONS")]
+    pub ps_options: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct UpdateOptions {
+    /// Name of the container
+    pub id: String,
+    /// File with an object as /linux/resources of config.json has it, or - for stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Limit of memory, in bytes or with a unit (512M); -1 for none
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub memory: Option<i64>,
+    /// Limit of memory and swap together; -1 for none
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub memory_swap: Option<i64>,
+    /// Memory that is kept from being reclaimed
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub memory_reservation: Option<i64>,
+    /// CPU time in a period, in microseconds; -1 for no limit
+    #[arg(long, value_name = "US", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// The period, in microseconds
+    #[arg(long, value_name = "US")]
+    pub cpu_period: Option<u64>,
+    /// Unused CPU time that may be saved up, in microseconds
+    #[arg(long, value_name = "US")]
+    pub cpu_burst: Option<u64>,
+    /// Share of CPU time beside others, 2 to 262144
+    #[arg(long, value_name = "N")]
+    pub cpu_share: Option<u64>,
+    /// 1 to run only when nothing else does
+    #[arg(long, value_name = "0|1")]
+    pub cpu_idle: Option<i64>,
+    /// CPUs to run on (0-3,7)
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Share of disk time beside others, 10 to 1000
+    #[arg(long, value_name = "N")]
+    pub blkio_weight: Option<u64>,
+}
+
+/// A number of bytes, as runc reads it: k, m, g, t are powers of 1,024, with or without `b` or `ib` after them.
+fn bytes(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is not a number of bytes such as 1048576, 512M or -1");
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.strip_suffix("ib").or(lower.strip_suffix('b')).unwrap_or(&lower);
+    let (digits, shift) = match number.find(|c: char| !c.is_ascii_digit() && c != '-') {
+        None => (number, 0),
+        Some(at) => match &number[at..] {
+            "k" => (&number[..at], 10),
+            "m" => (&number[..at], 20),
+            "g" => (&number[..at], 30),
+            "t" => (&number[..at], 40),
+            _ => return Err(wrong()),
+        },
+    };
+    let number: i64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+#[derive(Args, Debug)]
+pub struct SpecOptions {
+    /// The bundle: the directory to write config.json in
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    // For a container that runs without privileges; the global option of this name, without a value.
+    #[arg(skip)]
+    pub rootless: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckOptions {
+    /// A directory with config.json
+    #[arg(default_value = ".")]
+    pub bundle: PathBuf,
+}
