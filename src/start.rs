@@ -31,7 +31,9 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
     let state = container.state()?;
     gate::await_execution(gate).inspect_err(|error| after_failure(&mut container, &state, error))?;
     run_poststart(&mut container, &state)?;
-    if let (Some(notify), Some(pidfd)) = (notify, state.init()?) {
+    if let Some(notify) = notify
+        && let Some(pidfd) = state.init()?
+    {
         notify.relay(Pid::from_raw(state.pid), pidfd.as_fd())?;
     }
     Ok(())
