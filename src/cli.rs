@@ -7,6 +7,7 @@ mod argv;
 mod options;
 
 use std::ffi::OsString;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -250,7 +251,9 @@ fn try_parse(args: &[OsString]) -> Result<(Global, Operation), clap::Error> {
         no_command().try_get_matches_from(args)?;
         return Err(clap::Error::raw(ErrorKind::MissingSubcommand, "a command is required"));
     };
-    let matches = command(entry).try_get_matches_from(args)?;
+    // Left to the end of the process: to take them apart would be a tenth of all that `keel state` does.
+    let mut parser = ManuallyDrop::new(command(entry));
+    let matches = ManuallyDrop::new(parser.try_get_matches_from_mut(args)?);
     let mut global = Global::from_arg_matches(&matches)?;
     let mut operation = (entry.read)(&matches)?;
     match &mut operation {
