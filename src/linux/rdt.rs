@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
+use procfs::{FromBufRead, MountEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At, Context, Error, Field, Result};
@@ -99,11 +100,11 @@ fn class_fault(class: &str) -> Option<&'static str> {
 impl Rdt {
     /// By the parent, before init starts any process, which would stay in the class of the runtime.
     pub fn apply(&self, proc: &Proc, id: &str, init: Pid) -> Result<Created> {
-        let mounts = proc.read("self/mountinfo")?;
+        let mounts = proc.read("self/mounts")?;
         let root = mount_point(&mounts)
             .ok_or_else(|| Error::new("find the resctrl file system: none is mounted"))
             .at(&self.field)?;
-        self.apply_in(root, id, init)
+        self.apply_in(&root, id, init)
     }
 
     fn apply_in(&self, resctrl: &Path, id: &str, init: Pid) -> Result<Created> {
@@ -218,13 +219,10 @@ fn parse(line: &str) -> Option<(&str, HashMap<u32, u64>)> {
     Some((resource, values.collect::<Option<_>>()?))
 }
 
-/// Where resctrl is mounted; see `proc_pid_mountinfo(5)`.
-fn mount_point(mountinfo: &str) -> Option<&Path> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let path = mount.split(' ').nth(4)?;
-        file_system.starts_with("resctrl ").then(|| Path::new(path))
-    })
+/// Where resctrl is mounted; see `proc_pid_mounts(5)`.
+fn mount_point(mounts: &str) -> Option<PathBuf> {
+    let mounts = Vec::<MountEntry>::from_buf_read(mounts.as_bytes()).ok()?;
+    mounts.into_iter().find(|mount| mount.fs_vfstype == "resctrl").map(|mount| mount.fs_file.into())
 }
 
 #[cfg(test)]
@@ -337,9 +335,8 @@ mod tests {
 
     #[test]
     fn resctrl_is_found_by_its_type() {
-        let mountinfo = "22 1 0:20 / /sys rw - sysfs resctrl rw\n31 22 0:27 / /sys/fs/resctrl rw,nosuid \
-             shared:9 - resctrl resctrl rw,mba_MBps\n";
-        assert_eq!(mount_point(mountinfo), Some(Path::new("/sys/fs/resctrl")));
-        assert_eq!(mount_point("22 1 0:20 / /sys rw - sysfs resctrl rw\n"), None);
+        let mounts = "resctrl /sys sysfs rw 0 0\nresctrl /sys/fs/resctrl resctrl rw,nosuid,mba_MBps 0 0\n";
+        assert_eq!(mount_point(mounts), Some("/sys/fs/resctrl".into()));
+        assert_eq!(mount_point("resctrl /sys sysfs rw 0 0\n"), None);
     }
 }
