@@ -101,7 +101,7 @@ fn from_bundle(
     // All validation is here: after it only the kernel and the hooks can refuse.
     let plan = Plan::new(&bundle, &options.id, options.no_pivot, &report);
     plan.check_host(&report);
-    check_terminal(&plan, options, mode)?;
+    check_terminal(&plan, options, mode, &report);
     for warning in report.finish()? {
         log::warning(format_args!("config.json {warning}"));
     }
@@ -153,7 +153,7 @@ fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<
 }
 
 /// In runc's words where callers know them.
-fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode) -> Result<()> {
+fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode, report: &Report) {
     let terminal = plan.terminal().is_some();
     let field = Field::root().child("process").child("terminal");
     let message = match (terminal, mode == Mode::Foreground, options.console_socket.is_some()) {
@@ -161,9 +161,9 @@ fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode) -> Result<()
         (false, _, true) | (true, true, true) => {
             "cannot use --console-socket if keel will not detach or allocate tty"
         }
-        _ => return Ok(()),
+        _ => return,
     };
-    Err(Error::new(message).field(&field))
+    report.problem(field, message);
 }
 
 /// A container in the making; `state` and `cgroup` say what there is to undo.
@@ -246,17 +246,18 @@ impl Making<'_> {
         if let Some(path) = &options.pid_file {
             handover::write_pid_file(path, spawned.pid)?;
         }
-        if let Some(path) = &options.pidfd_socket {
-            handover::send_pidfd(path, spawned.pidfd.as_fd())?;
-        }
-        let committed = match mode {
-            Mode::Create => tell(&spawned, ToInit::Commit),
-            Mode::Detached | Mode::Foreground => {
-                tell(&spawned, ToInit::Start).and_then(|()| await_execution(&spawned))
+        let commit = || {
+            if let Some(path) = &options.pidfd_socket {
+                handover::send_pidfd(path, spawned.pidfd.as_fd())?;
+            }
+            match mode {
+                Mode::Create => tell(&spawned, ToInit::Commit),
+                Mode::Detached | Mode::Foreground => {
+                    tell(&spawned, ToInit::Start).and_then(|()| await_execution(&spawned))
+                }
             }
         };
-        committed
-            .inspect_err(|_| options.pid_file.iter().for_each(|path| handover::remove_pid_file(path)))?;
+        commit().inspect_err(|_| options.pid_file.iter().for_each(|path| handover::remove_pid_file(path)))?;
         Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, console })
     }
 

@@ -1,4 +1,4 @@
-//! What this host is: the kernel floor, the cgroup2 mount, security modules. Nothing is looked up before it is
+//! What this host is: the kernel floor, the cgroup2 mount, the own cgroup. Nothing is looked up before it is
 //! asked for; `state`, `kill` and `list` need none of it.
 
 use std::cell::OnceCell;
@@ -12,7 +12,6 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::utsname::uname;
-use nix::unistd::{Uid, geteuid};
 
 use crate::error::{Context, Error, Result};
 
@@ -53,24 +52,6 @@ impl Host {
         let text = read("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
         parse_own_cgroup(&text)
             .ok_or_else(|| Error::new("find the own cgroup: /proc/self/cgroup has no line \"0::/...\""))
-    }
-
-    pub fn has_apparmor(&self) -> Result<bool> {
-        const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
-        match read(ENABLED) {
-            Ok(text) => Ok(text.starts_with(b"Y")),
-            // ENOENT: not built in. EACCES: a confined or rootless caller, who can set no profile either.
-            Err(Errno::ENOENT | Errno::EACCES) => Ok(false),
-            Err(errno) => Err(errno).context(|| format!("read {ENABLED}")),
-        }
-    }
-
-    pub fn has_selinux(&self) -> bool {
-        Path::new("/sys/fs/selinux/enforce").exists()
-    }
-
-    pub fn euid(&self) -> Uid {
-        geteuid()
     }
 }
 
@@ -202,9 +183,6 @@ mod tests {
     #[test]
     fn this_host_is_known() {
         let host = Host::new().unwrap();
-        assert_eq!(host.euid(), geteuid());
-        host.has_apparmor().unwrap();
-        host.has_selinux();
         match host.cgroup2() {
             Ok(found) => assert!(found.path().join("cgroup.procs").exists()),
             Err(e) => println!("SKIP {e}"),

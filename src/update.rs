@@ -24,8 +24,15 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     let report = Report::default();
     let mut resources = match &options.resources {
         Some(path) => parse(&read(path)?, &report).context(|| format!("read {}", path.display()))?,
-        None => from_flags(options)?,
+        None => Map::new(),
     };
+    let flags = from_flags(options);
+    match (&options.resources, flags.is_empty()) {
+        (Some(_), false) => return Err(Error::new("give the limits in --resources or as flags, not both")),
+        (None, true) => return Err(Error::new("nothing to change: give a limit or --resources")),
+        (None, false) => resources = flags,
+        (Some(_), true) => {}
+    }
     let mut container = Container::open(root, &options.id)?;
     container.lock()?;
     let state = container.state()?;
@@ -41,8 +48,10 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     for warning in report.finish()? {
         log::warning(warning);
     }
-    limits::replace(&limits, &cgroup)?;
-    filter.map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))
+    let old = limits::replace(&limits, &cgroup)?;
+    filter
+        .map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))
+        .inspect_err(|_| limits::put_back(&old, &cgroup))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -57,7 +66,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The flags as the file would have them.
-fn from_flags(options: &UpdateOptions) -> Result<Map<String, Value>> {
+fn from_flags(options: &UpdateOptions) -> Map<String, Value> {
     let mut resources = Map::new();
     let mut set = |section: &str, key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -77,10 +86,7 @@ fn from_flags(options: &UpdateOptions) -> Result<Map<String, Value>> {
     set("cpu", "mems", options.cpuset_mems.clone().map(Into::into));
     set("pids", "limit", options.pids_limit.map(Into::into));
     set("blockIO", "weight", options.blkio_weight.map(Into::into));
-    if resources.is_empty() {
-        return Err(Error::new("nothing to change: give a limit or --resources"));
-    }
-    Ok(resources)
+    resources
 }
 
 /// A limit of swap counts memory in, and a period comes with a quota: what the caller leaves out is as it is now.

@@ -122,19 +122,27 @@ pub fn apply(limits: &[Limit], cgroup: &Cgroup) -> Result<()> {
     limits.iter().try_for_each(|limit| limit.write(cgroup).at(&limit.field))
 }
 
-/// Writes the limits in place of others; if the kernel refuses one, the old ones hold again.
-pub fn replace(limits: &[Limit], cgroup: &Cgroup) -> Result<()> {
+/// Writes the limits in place of others, and gives those; if the kernel refuses one, the old ones hold again.
+pub fn replace(limits: &[Limit], cgroup: &Cgroup) -> Result<Vec<Limit>> {
     let mut old = Vec::new();
-    for limit in limits {
-        old.push(limit.current(cgroup)?);
-        if let Err(refused) = limit.write(cgroup).at(&limit.field) {
-            for before in old.iter().rev().flatten() {
-                before.write(cgroup).unwrap_or_else(log::warning);
-            }
-            return Err(refused);
+    let replaced = limits.iter().try_for_each(|limit| {
+        old.extend(limit.current(cgroup)?);
+        limit.write(cgroup).at(&limit.field)
+    });
+    match replaced {
+        Ok(()) => Ok(old),
+        Err(refused) => {
+            put_back(&old, cgroup);
+            Err(refused)
         }
     }
-    Ok(())
+}
+
+/// Writes the limits that [`replace`] has replaced.
+pub fn put_back(old: &[Limit], cgroup: &Cgroup) {
+    for limit in old.iter().rev() {
+        limit.write(cgroup).unwrap_or_else(log::warning);
+    }
 }
 
 impl Limit {

@@ -392,7 +392,7 @@ mod tests {
     fn test_place(name: &str) -> Option<(Host, Plan, PathBuf)> {
         let host = Host::new().unwrap();
         let mount = match host.cgroup2() {
-            Ok(mount) if host.euid().is_root() => mount.path().to_path_buf(),
+            Ok(mount) if nix::unistd::geteuid().is_root() => mount.path().to_path_buf(),
             _ => {
                 println!("SKIP needs root and a cgroup2 mount");
                 return None;

@@ -21,7 +21,6 @@ pub mod attr {
     pub const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
     pub const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
     pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
-    pub const IDMAP: u64 = libc::MOUNT_ATTR_IDMAP;
 }
 
 /// What one file system option is set to.
@@ -136,22 +135,11 @@ pub struct Change {
 /// `mount_setattr(mount, "", AT_EMPTY_PATH [| AT_RECURSIVE], change)` — changes attributes and propagation of a
 /// mount, or of all mounts below it. See `mount_setattr(2)`. Since Linux 5.12.
 pub fn mount_setattr(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
-    setattr(mount, recursive, change, 0)
-}
-
-/// `mount_setattr(mount, "", ..., {MOUNT_ATTR_IDMAP, userns_fd})` — gives a detached mount the id mapping of a
-/// user namespace. See `mount_setattr(2)`. Since Linux 5.12.
-pub fn mount_setattr_idmap(mount: impl AsFd, recursive: bool, userns: impl AsFd) -> Result<()> {
-    let change = Change { set: attr::IDMAP, ..Change::default() };
-    setattr(mount, recursive, change, userns.as_fd().as_raw_fd() as u64)
-}
-
-fn setattr(mount: impl AsFd, recursive: bool, change: Change, userns_fd: u64) -> Result<()> {
     let attr = libc::mount_attr {
         attr_set: change.set,
         attr_clr: change.clear,
         propagation: change.propagation,
-        userns_fd,
+        userns_fd: 0,
     };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a static C string, attr lives across the call, the size is that of attr.

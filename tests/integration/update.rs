@@ -17,6 +17,7 @@ tests![
     device_rules_are_replaced,
     a_flag_is_the_field_of_that_name,
     nothing_to_change_is_an_error,
+    a_file_and_flags_together_are_an_error,
 ];
 
 fn running() -> Sandbox {
@@ -116,4 +117,13 @@ fn nothing_to_change_is_an_error() {
     needs!(keel());
     let c = running();
     assert!(c.keel(&["update", &c.id]).fails().contains("nothing to change"));
+}
+
+fn a_file_and_flags_together_are_an_error() {
+    needs!(keel());
+    let c = running();
+    let file = c.host_file("resources.json", "{}");
+    let error =
+        c.keel(&["update", "--resources", file.to_str().unwrap(), "--pids-limit", "5", &c.id]).fails();
+    assert!(error.contains("not both"), "{error}");
 }
