@@ -214,8 +214,8 @@ impl Making<'_> {
         check_private(plan, &joined)?;
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup)?;
 
-        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup.as_fd(), |create_end| {
-            init::run(plan, state, &joined, inherited, create_end)
+        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup.as_fd(), |parent| {
+            init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
         })?;
         // From here to the first word of init, all is done while init mounts.
         state.set_init(spawned.pid)?;

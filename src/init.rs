@@ -44,20 +44,21 @@ pub struct Inherited {
     pub new_keyring: bool,
 }
 
-/// All of init's life.
-pub fn run(plan: &Plan, state: &State, joined: &Joined, inherited: Inherited, create: InitEnd) -> Infallible {
-    // Never dropped, and so at hand for the panic hook: unwinding would run create's code in this copy of it.
-    let create: &'static InitEnd = Box::leak(Box::new(create));
+/// All of a cloned process's life; whatever goes wrong in it is told to the parent.
+pub fn run(parent: InitEnd, live: impl FnOnce(&InitEnd) -> Result<Infallible>) -> Infallible {
+    // Never dropped, and so at hand for the panic hook: unwinding would run the parent's code in this copy of it.
+    let parent: &'static InitEnd = Box::leak(Box::new(parent));
     std::panic::set_hook(Box::new(|panic| {
-        create.failed(&Error::new(format!("init panicked: {panic}")));
+        parent.failed(&Error::new(format!("init panicked: {panic}")));
         exit_now(1);
     }));
-    let Err(error) = live(plan, state, joined, inherited, create);
-    create.failed(&error);
+    let Err(error) = live(parent);
+    parent.failed(&error);
     exit_now(1)
 }
 
-fn live(
+/// The life of a container's first process.
+pub fn live(
     plan: &Plan,
     state: &State,
     joined: &Joined,
@@ -88,7 +89,7 @@ fn live(
 }
 
 /// A program that can be executed as things stand.
-struct Found {
+pub struct Found {
     program: Program,
     path: CString,
 }
@@ -112,7 +113,7 @@ fn set_up(
     plan.namespaces.enter_as_init(joined)?;
     let proc = Proc::private();
     if inherited.new_keyring {
-        plan.labels.with_key_label(&proc, || keyring::join(&state.id))?;
+        join_keyring(plan.process.as_ref(), &proc, &state.id)?;
     }
     if plan.namespaces.is_new(Kind::Network) {
         net_devices::loopback_up()?;
@@ -157,12 +158,12 @@ fn set_up(
     if let Some(terminal) = terminal {
         terminal.become_stdio()?;
     }
-    restrict(plan, process, &root, proc, callers_umask, inherited.first_private_fd, kept).map(Some)
+    restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept).map(Some)
 }
 
-/// Takes the process from root on the host to the config's user with no more rights than it is given.
-fn restrict(
-    plan: &Plan,
+/// Takes the process from root on the host to the config's user with no more rights than it is given. The same for
+/// the container's first process and for those of `exec`.
+pub fn restrict(
     process: &Process,
     root: &Root,
     proc: Proc,
@@ -180,13 +181,13 @@ fn restrict(
     if let Some(priority) = &process.io_priority {
         priority.apply()?;
     }
-    if let Some(policy) = &plan.memory_policy {
+    if let Some(policy) = &process.memory_policy {
         policy.apply()?;
     }
-    if let Some(personality) = &plan.personality {
+    if let Some(personality) = &process.personality {
         personality.apply()?;
     }
-    plan.labels.apply(&proc, process.no_new_privileges)?;
+    process.labels.apply(&proc, process.no_new_privileges)?;
     let mut program = process.program.clone();
     if program.env_value("HOME").is_none_or(<[u8]>::is_empty) {
         program.set_env("HOME", &process.user.home(root));
@@ -211,14 +212,27 @@ fn restrict(
 }
 
 /// Becomes the user's program; returns only to say why not.
-fn start(plan: &Plan, state: &State, Found { program, path }: Found) -> Error {
+fn start(plan: &Plan, state: &State, found: Found) -> Error {
     let hooks = &plan.hooks.start_container;
     let hooks_run =
         if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created), &[]) };
-    match hooks_run.and_then(|()| unblock_signals().context(|| "unblock signals")) {
-        Ok(()) => program.execute(&path),
-        Err(error) => error,
+    hooks_run.map_or_else(|error| error, |()| found.execute())
+}
+
+impl Found {
+    /// Returns only to say why not.
+    pub fn execute(self) -> Error {
+        match unblock_signals().context(|| "unblock signals") {
+            Ok(()) => self.program.execute(&self.path),
+            Err(error) => error,
+        }
     }
+}
+
+/// The keyring that all processes of a container have in common.
+pub fn join_keyring(process: Option<&Process>, proc: &Proc, id: &str) -> Result<()> {
+    let join = || keyring::join(id);
+    process.map_or_else(join, |process| process.labels.with_key_label(proc, join))
 }
 
 /// Closed, not left to execve: it walks the program's path first, and /proc/self/fd/7/.. would lead out of the container

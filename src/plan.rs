@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use caps::Capability;
+use caps::Capability::CAP_LINUX_IMMUTABLE;
 
 use crate::bundle::Bundle;
 use crate::cgroup;
@@ -46,18 +46,19 @@ pub struct Plan {
     pub sysctls: Vec<Sysctl>,
     pub net_devices: Vec<NetDevice>,
     pub rdt: Option<Rdt>,
-    pub personality: Option<Personality>,
-    pub memory_policy: Option<MemoryPolicy>,
     pub hooks: Hooks,
-    pub labels: Labels,
+    mount_label: Labels,
     /// Without one a container can be created but not started.
     pub process: Option<Process>,
 }
 
-/// The program to run and all that is set on its process alone.
+/// The program to run and all that is set on its process alone: the container's first, or one of `exec`.
 pub struct Process {
     pub program: Program,
     pub user: User,
+    pub labels: Labels,
+    pub personality: Option<Personality>,
+    pub memory_policy: Option<MemoryPolicy>,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
     pub rlimits: Rlimits,
@@ -106,11 +107,9 @@ impl Plan {
             sysctls: sysctl::plan(&linux, private, names.domainname()),
             net_devices: net_devices::plan(&linux, has(Kind::Network)),
             rdt: rdt::plan(&linux),
-            personality: Personality::plan(&linux),
-            memory_policy: MemoryPolicy::plan(&linux),
             hooks: Hooks::plan(&config),
-            labels: Labels::plan(process.as_ref(), Some(&linux)),
-            process: process.and_then(|process| plan_process(&process)),
+            mount_label: Labels::of_mounts(&linux),
+            process: process.and_then(|process| Process::plan(&process, &linux)),
             names,
             namespaces,
         }
@@ -122,14 +121,15 @@ impl Plan {
 
     /// Whether the container could take the immutable flag off a file that it gets hold of.
     pub fn may_clear_immutable(&self) -> bool {
-        self.process
-            .as_ref()
-            .is_some_and(|process| process.capabilities.bounds(Capability::CAP_LINUX_IMMUTABLE))
+        self.process.as_ref().is_some_and(|process| process.capabilities.bounds(CAP_LINUX_IMMUTABLE))
     }
 
     /// What the config asks of this host that the host does not have.
     pub fn check_host(&self, report: &Report) {
-        self.labels.check(report);
+        self.mount_label.check(report);
+        if let Some(process) = &self.process {
+            process.labels.check(report);
+        }
     }
 }
 
@@ -140,39 +140,35 @@ const LINUX_KEYS: [&str; 17] = [
     "intelRdt", "personality", "memoryPolicy",
 ];
 
-fn plan_process(process: &Node) -> Option<Process> {
-    process.expect_keys(&[
-        "terminal",
-        "consoleSize",
-        "cwd",
-        "env",
-        "args",
-        "rlimits",
-        "apparmorProfile",
-        "capabilities",
-        "noNewPrivileges",
-        "oomScoreAdj",
-        "scheduler",
-        "selinuxLabel",
-        "ioPriority",
-        "execCPUAffinity",
-        "user",
-    ]);
-    let user = User::plan(process);
-    let plan = Process {
-        program: Program::plan(process),
-        capabilities: Capabilities::plan(process),
-        no_new_privileges: process.boolean("noNewPrivileges"),
-        rlimits: Rlimits::plan(process),
-        oom_score_adj: OomScoreAdj::plan(process),
-        scheduler: Scheduler::plan(process),
-        io_priority: IoPriority::plan(process),
-        exec_affinity: ExecAffinity::plan(process),
-        terminal: terminal::plan(process),
-        user: user?,
-    };
-    Some(plan)
+impl Process {
+    /// Reads `/process`, and of `/linux` what is set on each process of the container.
+    pub fn plan(process: &Node, linux: &Node) -> Option<Self> {
+        process.expect_keys(&PROCESS_KEYS);
+        let user = User::plan(process);
+        let plan = Self {
+            program: Program::plan(process),
+            labels: Labels::of_process(process),
+            personality: Personality::plan(linux),
+            memory_policy: MemoryPolicy::plan(linux),
+            capabilities: Capabilities::plan(process),
+            no_new_privileges: process.boolean("noNewPrivileges"),
+            rlimits: Rlimits::plan(process),
+            oom_score_adj: OomScoreAdj::plan(process),
+            scheduler: Scheduler::plan(process),
+            io_priority: IoPriority::plan(process),
+            exec_affinity: ExecAffinity::plan(process),
+            terminal: terminal::plan(process),
+            user: user?,
+        };
+        Some(plan)
+    }
 }
+
+#[rustfmt::skip]
+const PROCESS_KEYS: [&str; 15] = [
+    "terminal", "consoleSize", "cwd", "env", "args", "rlimits", "apparmorProfile", "capabilities",
+    "noNewPrivileges", "oomScoreAdj", "scheduler", "selinuxLabel", "ioPriority", "execCPUAffinity", "user",
+];
 
 /// All of 1.x is one format, in which newer versions only add.
 fn plan_version(config: &Node) {

@@ -31,17 +31,13 @@ struct Label {
 }
 
 impl Labels {
-    pub fn plan(process: Option<&Node>, linux: Option<&Node>) -> Self {
-        let label = |node: Option<&Node>, key| {
-            let node = node?;
-            let text = node.string(key).filter(|text| !text.is_empty())?;
-            Some(Label { text: text.to_owned(), field: node.at(key) })
-        };
-        Self {
-            apparmor: label(process, "apparmorProfile"),
-            selinux: label(process, "selinuxLabel"),
-            mount: label(linux, "mountLabel"),
-        }
+    pub fn of_process(process: &Node) -> Self {
+        let (apparmor, selinux) = (label(process, "apparmorProfile"), label(process, "selinuxLabel"));
+        Self { apparmor, selinux, mount: None }
+    }
+
+    pub fn of_mounts(linux: &Node) -> Self {
+        Self { mount: label(linux, "mountLabel"), ..Self::default() }
     }
 
     /// In the parent, before anything exists: a label for a module that is off is a problem, since the container
@@ -94,6 +90,11 @@ impl Labels {
     }
 }
 
+fn label(node: &Node, key: &str) -> Option<Label> {
+    let text = node.string(key).filter(|text| !text.is_empty())?;
+    Some(Label { text: text.to_owned(), field: node.at(key) })
+}
+
 fn apply_apparmor(proc: &Proc, profile: &str, no_new_privileges: bool) -> Result<()> {
     // Under no_new_privs a confined process (keel in a container) may only narrow its profile, by stacking another.
     let stacks = no_new_privileges && is_confined(&proc.read("thread-self/attr/apparmor/current")?);
@@ -132,7 +133,10 @@ mod tests {
         let report = Report::default();
         let value = parse(json.as_bytes(), &report).unwrap();
         let node = Node::root(&value, &report);
-        let labels = Labels::plan(node.object("process").as_ref(), node.object("linux").as_ref());
+        let labels = Labels {
+            mount: Labels::of_mounts(&node.object_or_empty("linux")).mount,
+            ..Labels::of_process(&node.object_or_empty("process"))
+        };
         assert!(report.finish().is_ok());
         labels
     }
