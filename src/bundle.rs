@@ -34,7 +34,7 @@ impl Bundle {
         }
         let path = dir.join("config.json");
         let config = read_config(&fd).context(|| format!("read {}", path.display()))?;
-        let spec = parse(&config, report).context(|| format!("bundle {}", dir.display()))?;
+        let spec = parse(&config, report).context(|| format!("parse {}", path.display()))?;
         Ok(Self { dir, config, spec })
     }
 }
@@ -98,17 +98,9 @@ mod tests {
     fn an_unreadable_config_names_the_place() {
         for (name, config, error) in [
             ("none", None, "read B/config.json: No such file or directory (2)"),
-            (
-                "empty",
-                Some(&b""[..]),
-                "bundle B: parse config.json: EOF while parsing a value at line 1 column 0",
-            ),
-            (
-                "json",
-                Some(b"{\n \"a\": x}"),
-                "bundle B: parse config.json: expected value at line 2 column 7",
-            ),
-            ("array", Some(b"[]"), "bundle B: parse config.json: it must be a JSON object"),
+            ("empty", Some(&b""[..]), "parse B/config.json: EOF while parsing a value at line 1 column 0"),
+            ("json", Some(b"{\n \"a\": x}"), "parse B/config.json: expected value at line 2 column 7"),
+            ("array", Some(b"[]"), "parse B/config.json: it must be a JSON object"),
         ] {
             assert_eq!(Dir::new(name, config).error(), error);
         }

@@ -116,6 +116,7 @@ fn log_level(text: &str) -> Result<log::Level, &'static str> {
 pub enum Operation {
     Create(CreateOptions),
     Run(RunOptions),
+    Exec(Box<ExecOptions>),
     Start(Id),
     State(Id),
     Kill(KillOptions),
@@ -140,7 +141,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-static COMMANDS: [Entry; 13] = [
+static COMMANDS: [Entry; 14] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -152,6 +153,11 @@ static COMMANDS: [Entry; 13] = [
     Entry {
         name: "start", about: "Start the program of a created container",
         options: with_global::<Id>, read: |m| Id::from_arg_matches(m).map(Operation::Start),
+    },
+    Entry {
+        name: "exec", about: "Run another process in a container",
+        options: with_global::<ExecOptions>,
+        read: |m| ExecOptions::from_arg_matches(m).map(|options| Operation::Exec(Box::new(options))),
     },
     Entry {
         name: "state", about: "Print the state of a container as JSON",
@@ -398,7 +404,7 @@ mod tests {
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
             (
                 "--debug",
-                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, state, kill, delete, pause, resume, ps, update, list, spec, check], see keel --help",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, update, list, spec, check], see keel --help",
             ),
             (
                 "--debug --root",

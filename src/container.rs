@@ -236,6 +236,12 @@ impl Container {
         write().context(|| format!("write {}", self.path().join(CONFIG).display()))
     }
 
+    /// The bytes of config.json as they were at create.
+    pub fn config(&self) -> Result<Vec<u8>> {
+        let read = || -> Result<Vec<u8>> { Ok(read_all(self.open_file(CONFIG, OFlag::O_RDONLY)?)?) };
+        read().context(|| format!("read {}", self.path().join(CONFIG).display()))
+    }
+
     fn open_file(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
         let mode = Mode::from_bits_truncate(0o600);
         openat(&self.dir, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, mode).map(File::from)

@@ -7,9 +7,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
@@ -17,7 +14,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 use crate::delete::destroy;
-use crate::error::{Context, Error, Field, Result};
+use crate::error::{Context, Field, Result};
 use crate::fds::Passed;
 use crate::handover;
 use crate::host::Host;
@@ -32,9 +29,9 @@ use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::relay::Console;
 use crate::socket;
-use crate::spawn::{Spawned, spawn};
+use crate::spawn::spawn;
 use crate::spec::Report;
-use crate::sync::{FromInit, ToInit};
+use crate::sync::ToInit;
 
 /// What this process is, before it creates anything.
 pub struct Process {
@@ -101,7 +98,8 @@ fn from_bundle(
     // All validation is here: after it only the kernel and the hooks can refuse.
     let plan = Plan::new(&bundle, &options.id, options.no_pivot, &report);
     plan.check_host(&report);
-    check_terminal(&plan, options, mode, &report);
+    let waits = mode == Mode::Foreground;
+    check_terminal(plan.terminal().is_some(), waits, options.console_socket.is_some(), &report);
     for warning in report.finish()? {
         log::warning(format_args!("config.json {warning}"));
     }
@@ -146,24 +144,24 @@ fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<
         rootfs: plan.rootfs.path.clone(),
         annotations: plan.annotations.clone(),
         pid_namespace_private: plan.namespaces.is_new(Kind::Pid),
+        new_keyring: !options.no_new_keyring,
         poststart: plan.hooks.poststart.clone(),
         poststop: plan.hooks.poststop.clone(),
         ..State::new(&options.id)?
     })
 }
 
-/// In runc's words where callers know them.
-fn check_terminal(plan: &Plan, options: &CreateOptions, mode: Mode, report: &Report) {
-    let terminal = plan.terminal().is_some();
-    let field = Field::root().child("process").child("terminal");
-    let message = match (terminal, mode == Mode::Foreground, options.console_socket.is_some()) {
+/// In runc's words where callers know them. `waits`: this process stays until the program ends, and has a terminal
+/// for it.
+pub fn check_terminal(terminal: bool, waits: bool, console_socket: bool, report: &Report) {
+    let message = match (terminal, waits, console_socket) {
         (true, false, false) => "cannot allocate tty if keel will detach without setting --console-socket",
         (false, _, true) | (true, true, true) => {
             "cannot use --console-socket if keel will not detach or allocate tty"
         }
         _ => return,
     };
-    report.problem(field, message);
+    report.problem(Field::root().child("process").child("terminal"), message);
 }
 
 /// A container in the making; `state` and `cgroup` say what there is to undo.
@@ -235,7 +233,13 @@ impl Making<'_> {
         }
         net_devices::apply(&plan.net_devices, &proc, spawned.pid, &mut self.net_devices)?;
 
-        let terminal = await_ready(&spawned, plan, state, *interrupt)?;
+        // A delete --force kills init and counts on us to notice, whatever a hook does.
+        let hook_ends: Vec<_> = [spawned.pidfd.as_fd()].into_iter().chain(*interrupt).collect();
+        let terminal = spawned.await_ready(*interrupt, || {
+            let stdin = state.oci_state(Status::Creating, state.pid);
+            hooks::run(&plan.hooks.prestart, &stdin, &hook_ends)?;
+            hooks::run(&plan.hooks.create_runtime, &stdin, &hook_ends)
+        })?;
         // Before the program starts, which may ask for the size at once.
         let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
         let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
@@ -251,10 +255,8 @@ impl Making<'_> {
                 handover::send_pidfd(path, spawned.pidfd.as_fd())?;
             }
             match mode {
-                Mode::Create => tell(&spawned, ToInit::Commit),
-                Mode::Detached | Mode::Foreground => {
-                    tell(&spawned, ToInit::Start).and_then(|()| await_execution(&spawned))
-                }
+                Mode::Create => spawned.tell(ToInit::Commit),
+                Mode::Detached | Mode::Foreground => spawned.execute(),
             }
         };
         commit().inspect_err(|_| options.pid_file.iter().for_each(|path| handover::remove_pid_file(path)))?;
@@ -312,75 +314,4 @@ fn open_for_init(
         first_private_fd: passed.first_private(),
         new_keyring: !options.no_new_keyring,
     })
-}
-
-/// Serves init until it is ready: runs the hooks that are this side's, takes the terminal's master.
-fn await_ready(
-    spawned: &Spawned,
-    plan: &Plan,
-    state: &State,
-    interrupt: Option<BorrowedFd<'_>>,
-) -> Result<Option<OwnedFd>> {
-    // A delete --force kills init and counts on us to notice, whatever a hook does.
-    let hook_ends: Vec<_> = [spawned.pidfd.as_fd()].into_iter().chain(interrupt).collect();
-    let mut terminal = None;
-    loop {
-        interrupt.map_or(Ok(()), |interrupt| await_message(spawned, interrupt))?;
-        match spawned.sync.receive()? {
-            FromInit::Terminal(master) => terminal = Some(master),
-            FromInit::Mounted => {
-                let stdin = state.oci_state(Status::Creating, state.pid);
-                hooks::run(&plan.hooks.prestart, &stdin, &hook_ends)?;
-                hooks::run(&plan.hooks.create_runtime, &stdin, &hook_ends)?;
-                tell(spawned, ToInit::Continue)?;
-            }
-            FromInit::Ready => return Ok(terminal),
-            FromInit::Failed(error) => return Err(error),
-            FromInit::Closed => return Err(unexplained_death(&spawned.pidfd)),
-        }
-    }
-}
-
-fn await_message(spawned: &Spawned, interrupt: BorrowedFd<'_>) -> Result<()> {
-    let mut fds = [spawned.sync.as_fd(), interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
-        if errno != Errno::EINTR {
-            return Err(errno).context(|| "wait for init");
-        }
-    }
-    if fds[0].any() == Some(true) { Ok(()) } else { Err(Error::new("interrupted by a signal")) }
-}
-
-fn tell(spawned: &Spawned, message: ToInit) -> Result<()> {
-    spawned.sync.send(message).map_err(|error| match error.errno() {
-        Some(Errno::EPIPE) => unexplained_death(&spawned.pidfd),
-        _ => error,
-    })
-}
-
-/// Until init has executed the program, which closes its end, or has said why it could not.
-fn await_execution(spawned: &Spawned) -> Result<()> {
-    match spawned.sync.receive()? {
-        FromInit::Closed => Ok(()),
-        FromInit::Failed(error) => Err(error),
-        _ => Err(Error::new("init spoke out of turn")),
-    }
-}
-
-/// Init could not say what happened to it, but its parent is told how it ended.
-fn unexplained_death(pidfd: &OwnedFd) -> Error {
-    match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => {
-            let hint = if signal == nix::sys::signal::Signal::SIGKILL {
-                ": was it killed, or out of memory (is its memory limit too small)?"
-            } else {
-                ""
-            };
-            Error::new(format!("the container's first process was killed by {signal} during set-up{hint}"))
-        }
-        Ok(WaitStatus::Exited(_, code)) => {
-            Error::new(format!("the container's first process exited with {code} during set-up"))
-        }
-        Ok(_) | Err(_) => Error::new("the container's first process ended during set-up"),
-    }
 }

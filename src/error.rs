@@ -71,6 +71,8 @@ struct Inner {
     field: Option<Field>,
     problems: Vec<Problem>,
     kind: Kind,
+    /// What the fields are in, if it is not config.json.
+    document: Option<String>,
 }
 
 /// Opaque; it travels from init to its parent as JSON.
@@ -85,6 +87,7 @@ impl Error {
             field: None,
             problems: Vec::new(),
             kind: Kind::Other,
+            document: None,
         }))
     }
 
@@ -96,9 +99,22 @@ impl Error {
 
     /// A config that cannot be run, with everything that is wrong with it.
     pub fn invalid_config(problems: Vec<Problem>) -> Self {
-        let mut error = Self::new("invalid config.json");
+        let mut error = Self::new("");
+        error.0.context.clear();
         error.0.problems = problems;
         error
+    }
+
+    /// The error of what `document` describes, which config.json would have at `place`.
+    pub fn in_document(mut self, document: String, place: &str) -> Self {
+        let inner = &mut *self.0;
+        let problems = inner.problems.iter_mut().map(|problem| &mut problem.field);
+        let fields: Vec<_> = inner.field.iter_mut().chain(problems).collect();
+        if fields.iter().all(|field| field.0.starts_with(place)) {
+            fields.into_iter().for_each(|field| drop(field.0.drain(..place.len())));
+            inner.document = Some(document);
+        }
+        self
     }
 
     pub fn kind(&self) -> Kind {
@@ -177,11 +193,15 @@ impl fmt::Display for Error {
             let colon = if inner.context.is_empty() { "" } else { ": " };
             write!(f, "{colon}{} ({})", errno.desc(), errno as i32)?;
         }
+        let document = inner.document.as_deref().unwrap_or("config.json");
+        if !inner.problems.is_empty() {
+            write!(f, "{}invalid {document}", if inner.context.is_empty() { "" } else { ": " })?;
+        }
         for (i, problem) in inner.problems.iter().enumerate() {
             write!(f, "{}{problem}", if i == 0 { ": " } else { "; " })?;
         }
         if let Some(field) = &inner.field {
-            write!(f, " [config.json {field}]")?;
+            write!(f, " [{document} {field}]")?;
         }
         Ok(())
     }
@@ -247,5 +267,21 @@ mod tests {
         let problem = |key: &str| Problem { field: Field::root().child(key), reason: "is wrong".into() };
         let error = Error::invalid_config(vec![problem("a"), problem("b")]);
         assert_eq!(error.to_string(), "invalid config.json: /a: is wrong; /b: is wrong");
+    }
+
+    #[test]
+    fn an_error_of_another_document_names_it() {
+        let process = Field::root().child("process");
+        let error =
+            Error::from(Errno::EPERM).field(&process.child("user")).in_document("p.json".into(), "/process");
+        assert_eq!(error.to_string(), "Operation not permitted (1) [p.json /user]");
+        let problem = Problem { field: process, reason: "is wrong".into() };
+        let error = Error::invalid_config(vec![problem])
+            .in_document("p.json".into(), "/process")
+            .because("exec".into());
+        assert_eq!(error.to_string(), "exec: invalid p.json: /: is wrong");
+        let error =
+            Error::new("x").field(&Field::root().child("linux")).in_document("p.json".into(), "/process");
+        assert_eq!(error.to_string(), "x [config.json /linux]");
     }
 }

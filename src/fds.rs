@@ -20,8 +20,16 @@ pub struct Passed {
 impl Passed {
     /// Counts them, sees that they are there, and closes the rest. Before the first descriptor is opened.
     pub fn keep(preserved: u32) -> Result<Self> {
-        let listening = listen_fds()?;
-        let passed = Self { listening, preserved };
+        Self { listening: listen_fds()?, preserved }.close_others()
+    }
+
+    /// The same without listening sockets, which are for a container's first process.
+    pub fn keep_preserved(preserved: u32) -> Result<Self> {
+        Self { listening: 0, preserved }.close_others()
+    }
+
+    fn close_others(self) -> Result<Self> {
+        let (passed, listening) = (self, self.listening);
         let end = passed.end()?;
         for fd in FIRST..end {
             if !is_open(fd) {

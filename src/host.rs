@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::utsname::uname;
+use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
 
@@ -49,9 +50,12 @@ impl Host {
 
     /// The path of the caller's own cgroup below the cgroup2 mount, absolute.
     pub fn own_cgroup(&self) -> Result<PathBuf> {
-        let text = read("/proc/self/cgroup").context(|| "read /proc/self/cgroup")?;
-        parse_own_cgroup(&text)
-            .ok_or_else(|| Error::new("find the own cgroup: /proc/self/cgroup has no line \"0::/...\""))
+        cgroup_of("self")
+    }
+
+    /// The same of another process.
+    pub fn cgroup_of(&self, pid: Pid) -> Result<PathBuf> {
+        cgroup_of(&pid.to_string())
     }
 }
 
@@ -123,7 +127,13 @@ fn unescape(text: &[u8]) -> OsString {
     OsString::from_vec(plain)
 }
 
-fn parse_own_cgroup(text: &[u8]) -> Option<PathBuf> {
+fn cgroup_of(process: &str) -> Result<PathBuf> {
+    let path = format!("/proc/{process}/cgroup");
+    let text = read(&path).context(|| format!("read {path}"))?;
+    parse_cgroup(&text).ok_or_else(|| Error::new(format!("find a cgroup: {path} has no line \"0::/...\"")))
+}
+
+fn parse_cgroup(text: &[u8]) -> Option<PathBuf> {
     let path = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
     path.starts_with(b"/").then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
@@ -174,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_own_cgroup_is_that_of_the_unified_hierarchy() {
-        let path = |text: &str| parse_own_cgroup(text.as_bytes());
+        let path = |text: &str| parse_cgroup(text.as_bytes());
         assert_eq!(path("9:cpu:/a\n0::/user.slice/a:b\n"), Some("/user.slice/a:b".into()));
         assert_eq!(path("0::/\n"), Some("/".into()));
         assert_eq!(path("9:cpu:/a\n"), None);

@@ -2,7 +2,7 @@
 //!
 //! | config.json | file |
 //! |---|---|
-//! | the order of all of it | [`create`], [`init`] |
+//! | the order of all of it | [`create`], [`init`]; for a process of `exec` [`exec`], [`join`] |
 //! | what is read, and the rules that touch several sections | [`plan`] |
 //! | `ociVersion`, `annotations` | [`plan`] |
 //! | `root`, `linux.rootfsPropagation` | [`linux::rootfs`] |
@@ -56,6 +56,7 @@ pub mod container;
 pub mod gate;
 pub mod handover;
 pub mod init;
+pub mod join;
 pub mod plan;
 pub mod spawn;
 pub mod sync;
@@ -65,6 +66,7 @@ pub mod check;
 pub mod cli;
 pub mod create;
 pub mod delete;
+pub mod exec;
 pub mod kill;
 pub mod list;
 pub mod notify;

@@ -19,7 +19,9 @@ use keel::error::{Context, Error, Result};
 use keel::fds::Passed;
 use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
-use keel::{check, create, delete, kill, list, pause, ps, run, spec_command, start, state, sys, update};
+use keel::{
+    check, create, delete, exec, kill, list, pause, ps, run, spec_command, start, state, sys, update,
+};
 
 keel::entry!(self_exe::overlay::early);
 keel::c_main!(start_keel);
@@ -31,7 +33,8 @@ fn start_keel() -> i32 {
         Ok(code) => code,
         Err(error) => {
             report(&args, &error);
-            1
+            // As with runc: 1 may be the code of the process.
+            if cli::command_name(&args).is_some_and(|command| command == "exec") { 255 } else { 1 }
         }
     }
 }
@@ -57,7 +60,8 @@ fn open_standard_streams() -> Result<()> {
 
 fn run_command(args: &[OsString]) -> Result<i32> {
     // Before all else: what runs from here on may already be the protected copy, which begins anew.
-    let enters = cli::command_name(args).is_some_and(|command| command == "create" || command == "run");
+    let enters =
+        cli::command_name(args).is_some_and(|name| name == "create" || name == "run" || name == "exec");
     let protection = if enters { self_exe::protect()? } else { Protection::Everybody };
     let (global, operation) = cli::parse(args)?;
     // Before the log or anything else is opened: every other descriptor of the caller's is closed.
@@ -65,6 +69,7 @@ fn run_command(args: &[OsString]) -> Result<i32> {
         Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => {
             Passed::keep(create.preserve_fds)?
         }
+        Operation::Exec(options) => Passed::keep_preserved(options.preserve_fds)?,
         _ => Passed::default(),
     };
     global.open_log()?;
@@ -77,6 +82,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
     match operation {
         Operation::Create(options) => create::create(&options, process)?,
         Operation::Run(options) => return run::run(&options, process),
+        Operation::Exec(options) => return exec::exec(&global.root(), &options, process),
         Operation::Start(options) => start::start(&global.root(), &options.id)?,
         Operation::State(options) => print(&state::state(&global.root(), &options.id)?)?,
         Operation::Kill(options) => kill::kill(&global.root(), &options.id, &options.signal, options.all)?,

@@ -56,6 +56,13 @@ impl Proc {
             .context(|| format!("open /proc/{process}/ns/{name}"))
     }
 
+    /// The root directory of a process, where the link that only this last step is leads out of proc.
+    pub fn root(&self, process: impl fmt::Display) -> Result<OwnedFd> {
+        let dir = self.open(&process.to_string(), libc::O_PATH | libc::O_DIRECTORY)?;
+        openat2(&dir, Path::new("root"), libc::O_PATH | libc::O_DIRECTORY, 0, Resolve::empty())
+            .context(|| format!("open /proc/{process}/root"))
+    }
+
     pub fn read(&self, path: &str) -> Result<String> {
         let mut text = String::new();
         std::fs::File::from(self.open(path, libc::O_RDONLY)?)

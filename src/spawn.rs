@@ -1,17 +1,24 @@
 //! One clone: from the runtime's process straight into the container's namespaces and cgroup.
 //!
 //! New namespaces come from clone3's flags; those joined by path are entered by this process just before the
-//! clone and left right after it (see `linux/namespaces.rs`), so that init is born in all of them.
+//! clone and left right after it (see `linux/namespaces.rs`), so that init is born in all of them. A process that
+//! joins a container is born in its pid namespace and goes to the others itself.
 
 use std::convert::Infallible;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use crate::error::{Context, Result};
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Result};
 use crate::linux::namespaces::{Joined, Namespaces};
 use crate::proc::Proc;
-use crate::sync::{self, CreateEnd, InitEnd};
+use crate::sync::{self, CreateEnd, FromInit, InitEnd, ToInit};
 use crate::sys::process::{Clone, clone3};
 
 /// The process that will become the container's.
@@ -29,12 +36,49 @@ pub fn spawn(
     cgroup: BorrowedFd<'_>,
     init: impl FnOnce(InitEnd) -> Infallible,
 ) -> Result<Spawned> {
-    let (create_end, init_end) = sync::pair()?;
+    let ends = sync::pair()?;
     let cloned = namespaces.around_clone(joined, proc, |flags| {
         clone3(flags, Some(cgroup)).context(|| "clone the container's first process")
     })?;
+    Ok(go_on(cloned, ends, init))
+}
+
+/// Clones a process that will join the container of `first`, its first process, whose pid namespace all children of
+/// this process are born in from now on. `cgroup` is the one to be born in, if not this process's own.
+///
+/// A cgroup that passes controllers on to its children may have no processes of its own. The container's first
+/// process has then left it for one of these, and that is what `cgroup_of_first` gives.
+pub fn spawn_beside(
+    first: BorrowedFd<'_>,
+    cgroup: Option<&Cgroup>,
+    cgroup_of_first: impl FnOnce() -> Result<Option<Cgroup>>,
+    init: impl FnOnce(InitEnd) -> Infallible,
+) -> Result<Spawned> {
+    let ends = sync::pair()?;
+    setns(first, CloneFlags::CLONE_NEWPID).context(|| "join the container's pid namespace")?;
+    let clone = |cgroup: Option<&Cgroup>| {
+        clone3(0, cgroup.map(AsFd::as_fd)).context(|| match cgroup {
+            Some(cgroup) => format!("clone a process into cgroup {}", cgroup.path().display()),
+            None => "clone a process".into(),
+        })
+    };
+    let cloned = match clone(cgroup) {
+        Err(error) if error.errno() == Some(Errno::EBUSY) => match cgroup_of_first()? {
+            Some(other) => clone(Some(&other))?,
+            None => return Err(error),
+        },
+        cloned => cloned?,
+    };
+    Ok(go_on(cloned, ends, init))
+}
+
+fn go_on(
+    cloned: Clone,
+    (create_end, init_end): (CreateEnd, InitEnd),
+    init: impl FnOnce(InitEnd) -> Infallible,
+) -> Spawned {
     match cloned {
-        Clone::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, sync: create_end }),
+        Clone::Parent { pid, pidfd } => Spawned { pid, pidfd, sync: create_end },
         Clone::Child => {
             drop(create_end);
             #[expect(
@@ -42,6 +86,76 @@ pub fn spawn(
                 reason = "the compiler sees that init never returns, but wants a value"
             )]
             match init(init_end) {}
+        }
+    }
+}
+
+impl Spawned {
+    /// Serves the process until it is ready, and takes its terminal's master. `mounted` is what is to be done when it
+    /// has made its mounts. Gives up as soon as `interrupt` is readable.
+    pub fn await_ready(
+        &self,
+        interrupt: Option<BorrowedFd<'_>>,
+        mounted: impl Fn() -> Result<()>,
+    ) -> Result<Option<OwnedFd>> {
+        let mut terminal = None;
+        loop {
+            interrupt.map_or(Ok(()), |interrupt| self.await_message(interrupt))?;
+            match self.sync.receive()? {
+                FromInit::Terminal(master) => terminal = Some(master),
+                FromInit::Mounted => {
+                    mounted()?;
+                    self.tell(ToInit::Continue)?;
+                }
+                FromInit::Ready => return Ok(terminal),
+                FromInit::Failed(error) => return Err(error),
+                FromInit::Closed => return Err(self.unexplained_death()),
+            }
+        }
+    }
+
+    fn await_message(&self, interrupt: BorrowedFd<'_>) -> Result<()> {
+        let mut fds = [self.sync.as_fd(), interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
+            if errno != Errno::EINTR {
+                return Err(errno).context(|| "wait for init");
+            }
+        }
+        if fds[0].any() == Some(true) { Ok(()) } else { Err(Error::new("interrupted by a signal")) }
+    }
+
+    pub fn tell(&self, message: ToInit) -> Result<()> {
+        self.sync.send(message).map_err(|error| match error.errno() {
+            Some(Errno::EPIPE) => self.unexplained_death(),
+            _ => error,
+        })
+    }
+
+    /// Lets it execute the program, and waits until it has, which closes its end, or has said why it could not.
+    pub fn execute(&self) -> Result<()> {
+        self.tell(ToInit::Start)?;
+        match self.sync.receive()? {
+            FromInit::Closed => Ok(()),
+            FromInit::Failed(error) => Err(error),
+            _ => Err(Error::new("init spoke out of turn")),
+        }
+    }
+
+    /// It could not say what happened to it, but its parent is told how it ended.
+    fn unexplained_death(&self) -> Error {
+        match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                let hint = if signal == Signal::SIGKILL {
+                    ": was it killed, or out of memory (is its memory limit too small)?"
+                } else {
+                    ""
+                };
+                Error::new(format!("the container's process was killed by {signal} during set-up{hint}"))
+            }
+            Ok(WaitStatus::Exited(_, code)) => {
+                Error::new(format!("the container's process exited with {code} during set-up"))
+            }
+            Ok(_) | Err(_) => Error::new("the container's process ended during set-up"),
         }
     }
 }

@@ -48,15 +48,20 @@ impl Report {
     }
 }
 
-/// Parses a JSON object; a key that an object has twice is a problem, since parsers differ on which one counts.
+/// Parses config.json. A key that an object has twice is a problem, since parsers differ on which one counts.
 pub fn parse(json: &[u8], report: &Report) -> Result<Map<String, Value>> {
-    let seed = Tree { report, at: &Path::Root };
+    parse_at(json, Field::root(), report)
+}
+
+/// Parses a document that has `field` as its place in config.json.
+pub fn parse_at(json: &[u8], field: Field, report: &Report) -> Result<Map<String, Value>> {
+    let seed = Tree { report, at: &Path::Root(&field) };
     let mut parser = serde_json::Deserializer::from_slice(json);
     let value = seed.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
     match value {
         Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(Error::new("parse config.json: it must be a JSON object")),
-        Err(e) => Err(Error::new(format!("parse config.json: {e}"))),
+        Ok(_) => Err(Error::new("it must be a JSON object")),
+        Err(e) => Err(Error::new(e.to_string())),
     }
 }
 
@@ -287,7 +292,7 @@ struct Tree<'r> {
 
 /// Where the parser stands; made into a [`Field`] only when there is something to report.
 enum Path<'p> {
-    Root,
+    Root(&'p Field),
     Key(&'p Path<'p>, &'p str),
     Index(&'p Path<'p>, usize),
 }
@@ -295,7 +300,7 @@ enum Path<'p> {
 impl Path<'_> {
     fn field(&self) -> Field {
         match self {
-            Path::Root => Field::root(),
+            Path::Root(field) => (*field).clone(),
             Path::Key(parent, key) => parent.field().child(key),
             Path::Index(parent, index) => parent.field().child(index),
         }

@@ -153,6 +153,12 @@ impl Cgroup {
         Ok(Some(Self { path: path.into(), fd, made: Vec::new() }))
     }
 
+    /// The cgroup that a process is in now.
+    pub fn of_process(host: &Host, pid: Pid) -> Result<Option<Self>> {
+        let path = host.cgroup_of(pid)?;
+        Self::open(&host.cgroup2()?.path().join(path.strip_prefix("/").unwrap_or(&path)))
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -9,28 +9,34 @@ pub(super) const GLOBAL_VALUES: [&str; 6] =
 
 /// Every long option of every command.
 #[rustfmt::skip]
-pub(super) const LONG_OPTIONS: [&str; 37] = [
-    "all", "blkio-weight", "bundle", "cgroup-manager", "console-socket", "cpu-burst", "cpu-idle",
-    "cpu-period", "cpu-quota", "cpu-share", "cpuset-cpus", "cpuset-mems", "debug", "detach", "force",
-    "format", "help", "keep", "log", "log-format", "log-level", "memory", "memory-reservation",
-    "memory-swap", "no-new-keyring", "no-pivot", "no-subreaper", "pid-file", "pidfd-socket", "pids-limit",
-    "preserve-fds", "quiet", "resources", "root", "rootless", "systemd-cgroup", "version",
+pub(super) const LONG_OPTIONS: [&str; 49] = [
+    "additional-gids", "all", "apparmor", "blkio-weight", "bundle", "cap", "cgroup", "cgroup-manager",
+    "console-socket", "cpu-burst", "cpu-idle", "cpu-period", "cpu-quota", "cpu-share", "cpuset-cpus",
+    "cpuset-mems", "cwd", "debug", "detach", "env", "force", "format", "help", "ignore-paused", "keep",
+    "log", "log-format", "log-level", "memory", "memory-reservation", "memory-swap", "no-new-keyring",
+    "no-new-privs", "no-pivot", "no-subreaper", "pid-file", "pidfd-socket", "pids-limit",
+    "preserve-fds", "process", "process-label", "quiet", "resources", "root", "rootless",
+    "systemd-cgroup", "tty", "user", "version",
 ];
 
-/// Go's flag package takes `-bundle` for `--bundle`, and some callers write it so.
+/// Go's flag package takes `-bundle` for `--bundle`, and some callers write it so. Not behind `--`, nor where the
+/// options of another program follow.
 pub fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut after_dashes = false;
-    let normal = |arg: OsString| {
-        after_dashes |= arg == "--";
-        if after_dashes || !is_single_dash_long(&arg) { arg } else { dashed(arg) }
-    };
-    args.map(normal).collect()
+    let given: Vec<OsString> = args.collect();
+    let end = given.iter().position(|arg| arg == "--").unwrap_or(given.len());
+    let normal = |arg: &OsString| if is_single_dash_long(arg) { dashed(arg) } else { arg.clone() };
+    let mut args: Vec<OsString> = given[..end].iter().map(normal).collect();
+    if let Some(at) = find_command(&args)
+        && (args[at] == "exec" || args[at] == "ps")
+    {
+        args.truncate(at);
+    }
+    args.extend_from_slice(&given[args.len()..]);
+    args
 }
 
-fn dashed(arg: OsString) -> OsString {
-    let mut bytes = arg.into_vec();
-    bytes.insert(0, b'-');
-    OsString::from_vec(bytes)
+fn dashed(arg: &OsStr) -> OsString {
+    OsString::from_vec([b"-", arg.as_bytes()].concat())
 }
 
 fn is_single_dash_long(arg: &OsStr) -> bool {
@@ -79,6 +85,7 @@ mod tests {
             assert_eq!(normalise([given.into()].into_iter()), [OsString::from(normal)]);
         }
         assert_eq!(args("-- -bundle")[2], "-bundle");
+        assert_eq!(args("-log x exec c find / -all")[1..], ["--log", "x", "exec", "c", "find", "/", "-all"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use caps::Capability;
 use clap::Args;
 
 use crate::list::Format;
@@ -51,6 +52,87 @@ pub struct RunOptions {
     /// Do not adopt the container's orphaned processes
     #[arg(long)]
     pub no_subreaper: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ExecOptions {
+    /// Name of the container
+    pub id: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// File that describes the process to run, as /process of config.json does; flags override it
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Environment variable to add or replace; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// User to run as, by numbers; the group stays that of the container's process if it is left out
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
+    pub user: Option<(u32, Option<u32>)>,
+    /// Additional group, by number; may be repeated
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// Capability to add; may be repeated
+    #[arg(short = 'c', long = "cap", value_name = "CAP", value_parser = capability)]
+    pub caps: Vec<Capability>,
+    /// Return as soon as the process runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// File to write the process's pid to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Unix socket to send the process's terminal to, its master side
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket to send a pidfd of the process to
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// SELinux label to run with
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// AppArmor profile to run under
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// Whether the process is kept from gaining privileges
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub no_new_privs: Option<bool>,
+    /// Pass this many descriptors, from number 3 on, to the process
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub preserve_fds: u32,
+    /// Run in this cgroup, which exists below the container's
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// Run it although the container is paused: it will go on when the container does
+    #[arg(long)]
+    pub ignore_paused: bool,
+}
+
+/// Numbers only: names are the image's affair, and the engine's who knows it.
+fn user(text: &str) -> Result<(u32, Option<u32>), &'static str> {
+    const WRONG: &str = "must be UID or UID:GID, numbers from 0 to 4294967294";
+    // Not what parse() takes besides digits: +1 is no id.
+    let id = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|&id: &u32| digits && id != u32::MAX).ok_or(WRONG)
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => Ok((id(uid)?, Some(id(gid)?))),
+        None => Ok((id(text)?, None)),
+    }
+}
+
+/// `CAP_CHOWN`, also without the prefix and in lower case.
+fn capability(text: &str) -> Result<Capability, &'static str> {
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
+    name.parse().map_err(|_| "must be a capability such as CAP_NET_ADMIN")
 }
 
 #[derive(Args, Debug)]

@@ -48,6 +48,8 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
     /// Init's death kills every process of a pid namespace of its own, and none of a shared one.
     pub pid_namespace_private: bool,
+    /// Whether it has a session keyring of its own.
+    pub new_keyring: bool,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
     pub rdt: rdt::Created,
@@ -70,6 +72,7 @@ impl Default for State {
             owner: String::new(),
             annotations: BTreeMap::new(),
             pid_namespace_private: true,
+            new_keyring: false,
             poststart: Vec::new(),
             poststop: Vec::new(),
             rdt: rdt::Created::default(),

@@ -147,6 +147,20 @@ impl Namespaces {
             .fold(0, |flags, (.., flag)| flags | flag)
     }
 
+    /// The CLONE_NEW* flags by which another process joins those of the container's first: also those that are the
+    /// runtime's own, which `exec` may have been called outside of. (Its pid namespace it is born in; a user or time
+    /// namespace that is its own already cannot be joined again, or costs.)
+    pub fn join_flags(&self) -> i32 {
+        KINDS
+            .iter()
+            .filter(|&&(kind, ..)| match kind {
+                Kind::Pid => false,
+                Kind::User | Kind::Time => self.is_private(kind),
+                _ => true,
+            })
+            .fold(0, |flags, (.., flag)| flags | flag)
+    }
+
     /// Opens the namespaces to be joined, and those of the runtime that it must go back to.
     pub fn open(&self, proc: &Proc) -> Result<Joined> {
         let mut joined = Joined::default();

@@ -100,11 +100,28 @@ fn class_fault(class: &str) -> Option<&'static str> {
 impl Rdt {
     /// By the parent, before init starts any process, which would stay in the class of the runtime.
     pub fn apply(&self, proc: &Proc, id: &str, init: Pid) -> Result<Created> {
+        self.apply_in(&self.root(proc)?, id, init)
+    }
+
+    /// Puts one more process into the groups of a container's first.
+    pub fn add(&self, proc: &Proc, id: &str, pid: Pid) -> Result<()> {
+        self.add_in(&self.root(proc)?, id, pid).at(&self.field)
+    }
+
+    fn add_in(&self, resctrl: &Path, id: &str, pid: Pid) -> Result<()> {
+        let class = directory(resctrl, self.class.as_deref().unwrap_or(id));
+        write(&class.join("tasks"), &pid.to_string())?;
+        if self.monitoring {
+            write(&class.join("mon_groups").join(id).join("tasks"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn root(&self, proc: &Proc) -> Result<PathBuf> {
         let mounts = proc.read("self/mounts")?;
-        let root = mount_point(&mounts)
+        mount_point(&mounts)
             .ok_or_else(|| Error::new("find the resctrl file system: none is mounted"))
-            .at(&self.field)?;
-        self.apply_in(&root, id, init)
+            .at(&self.field)
     }
 
     fn apply_in(&self, resctrl: &Path, id: &str, init: Pid) -> Result<Created> {

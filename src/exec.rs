@@ -1,0 +1,225 @@
+//! `keel exec`: adds a process to a container that lives.
+//!
+//! What is set on it is planned and applied by the same code as for the container's first process, from the config
+//! as `create` froze it; it makes nothing and joins all that the first process has (see `join.rs`).
+
+mod process;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::cgroup::Cgroup;
+use crate::cli::ExecOptions;
+use crate::container::{Container, State};
+use crate::create::{self, check_terminal};
+use crate::error::{self, Context, Error, Field, Result};
+use crate::handover;
+use crate::host::Host;
+use crate::init;
+use crate::join::{self, Joining};
+use crate::linux::capabilities::Capabilities;
+use crate::linux::namespaces::{Kind, Namespaces};
+use crate::linux::rdt;
+use crate::linux::self_exe::{self, Protection};
+use crate::log;
+use crate::plan::Process;
+use crate::proc::Proc;
+use crate::relay::{self, Console, Signals};
+use crate::socket;
+use crate::spawn::{Spawned, spawn_beside};
+use crate::spec::{self, Node, Report};
+use crate::sys::process::pidfd_send_signal;
+
+/// The exit code of the process; 0 when it runs on, detached.
+pub fn exec(root: &Path, options: &ExecOptions, own: &create::Process) -> Result<i32> {
+    add_process(root, options, own).context(|| format!("exec in container {}", options.id))
+}
+
+fn add_process(root: &Path, options: &ExecOptions, own: &create::Process) -> Result<i32> {
+    let container = Container::open(root, &options.id)?;
+    let state = container.state()?;
+    let first = first_process(&state, options.ignore_paused)?;
+    let host = Host::new()?;
+    let plan = Plan::new(&container.config()?, options)?;
+    if own.protection == Protection::UnlessImmutableIsCleared && plan.may_clear_immutable {
+        match self_exe::restart()? {}
+    }
+
+    // Before the process exists: a signal that comes meanwhile must not leave it behind.
+    let signals = if options.detach { None } else { Some(relay::block_signals()?) };
+    let interrupt = signals.as_ref().map(Signals::interrupt);
+    let (spawned, console) = start(&plan, &state, first.as_fd(), &host, options, own, interrupt)
+        .map_err(|error| plan.explain(error, options))?;
+    match signals {
+        Some(signals) => relay::foreground(&signals, spawned.pid, spawned.pidfd.as_fd(), console, None),
+        None => Ok(0),
+    }
+}
+
+/// The container's first process, in whose namespaces the new one will be.
+fn first_process(state: &State, ignore_paused: bool) -> Result<OwnedFd> {
+    let refuse = |why| Error::of_kind(error::Kind::WrongStatus, format!("cannot exec in a {why}"));
+    let Some(first) = state.init()? else { return Err(refuse("stopped container")) };
+    if state.creating {
+        return Err(refuse("container that is creating"));
+    }
+    if !ignore_paused
+        && let Some(cgroup) = state.open_cgroup()?
+        && cgroup.events()?.frozen
+    {
+        return Err(refuse("paused container (use --ignore-paused to override)"));
+    }
+    Ok(first)
+}
+
+/// All that is set on the new process.
+struct Plan {
+    process: Process,
+    namespaces: Namespaces,
+    rdt: Option<rdt::Rdt>,
+    may_clear_immutable: bool,
+}
+
+impl Plan {
+    fn new(config: &[u8], options: &ExecOptions) -> Result<Self> {
+        // The config as it was created: what there was to say about it has been said.
+        let frozen = Report::default();
+        let config = spec::parse(config, &frozen)?;
+        let node = Node::root(&config, &frozen);
+        let linux = node.object_or_empty("linux");
+
+        let report = Report::default();
+        let process = process::to_run(config.get("process"), options, &report)?;
+        let process_node = Node::at_field(&process, Field::root().child("process"), &report);
+        let planned = Process::plan(&process_node, &linux);
+        if let Some(planned) = &planned {
+            let terminal = planned.terminal.is_some();
+            check_terminal(terminal, !options.detach, options.console_socket.is_some(), &report);
+            planned.labels.check(&report);
+        }
+        let process = report
+            .finish()
+            .and_then(|warnings| {
+                warnings.iter().for_each(|warning| log::warning(format_args!("process {warning}")));
+                planned.ok_or_else(|| Error::new("there is no process to run"))
+            })
+            .map_err(|error| error.in_document(document(options), "/process"))?;
+
+        // Either of them may get hold of this program's file.
+        let first = Capabilities::plan(&node.object_or_empty("process"));
+        let clears = |capabilities: &Capabilities| capabilities.bounds(caps::Capability::CAP_LINUX_IMMUTABLE);
+        let may_clear_immutable = clears(&first) || clears(&process.capabilities);
+        let (namespaces, rdt) = (Namespaces::plan(&linux), rdt::plan(&linux));
+        frozen.finish().context(|| "read the config that the container was created with")?;
+        Ok(Self { process, namespaces, rdt, may_clear_immutable })
+    }
+
+    /// An error names the file that the process is from. And when a container ends meanwhile, its end is the error,
+    /// not what was missing then.
+    fn explain(&self, error: Error, options: &ExecOptions) -> Error {
+        match error.errno() {
+            Some(Errno::ESRCH | Errno::ENODEV) => error.because("the container ended".into()),
+            _ => error.in_document(document(options), "/process"),
+        }
+    }
+}
+
+/// What an error calls the JSON that the process is described by.
+fn document(options: &ExecOptions) -> String {
+    options.process.as_ref().map_or_else(|| "process".into(), |path| path.display().to_string())
+}
+
+/// Clones the process and sees it through to its program.
+fn start(
+    plan: &Plan,
+    state: &State,
+    first: BorrowedFd<'_>,
+    host: &Host,
+    options: &ExecOptions,
+    own: &create::Process,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<(Spawned, Option<Console>)> {
+    let process = &plan.process;
+    let proc = Proc::host();
+    let joining = Joining {
+        first,
+        namespaces: plan.namespaces.join_flags(),
+        root: (!plan.namespaces.is_private(Kind::Mount)).then(|| proc.root(state.pid)).transpose()?,
+        console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
+        first_private_fd: own.passed.first_private(),
+        keyring: state.new_keyring.then_some(&*state.id),
+    };
+    let cgroup = open_cgroup(state, options)?;
+    // The clone is seen from inside the container at once, while it still holds the host's descriptors.
+    prctl::set_dumpable(false).context(|| "become undumpable")?;
+    process.exec_affinity.apply_initial()?;
+    let of_first = || match options.cgroup {
+        Some(_) => Ok(None),
+        None => Cgroup::of_process(host, Pid::from_raw(state.pid)),
+    };
+    let spawned = spawn_beside(first, cgroup.as_ref(), of_first, |parent| {
+        init::run(parent, |parent| join::live(process, joining, parent))
+    })?;
+
+    // All this while the process sets itself up.
+    let pid_file = options.pid_file.as_deref();
+    let started = prepare(plan, state, &proc, spawned.pid)
+        .and_then(|()| pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid)))
+        .and_then(|()| {
+            let terminal = spawned.await_ready(interrupt, || Ok(()))?;
+            let sized = process.terminal.as_ref().is_some_and(|terminal| terminal.size.is_some());
+            // Before the program starts, which may ask for the size at once.
+            let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
+            if let Some(path) = &options.pidfd_socket {
+                handover::send_pidfd(path, spawned.pidfd.as_fd())?;
+            }
+            spawned.execute()?;
+            Ok(console)
+        });
+    match started {
+        Ok(console) => Ok((spawned, console)),
+        Err(error) => {
+            // It ends by itself when its socket closes, unless it is frozen. ESRCH: it has ended.
+            let _ = pidfd_send_signal(&spawned.pidfd, Signal::SIGKILL as i32);
+            pid_file.iter().for_each(|path| handover::remove_pid_file(path));
+            Err(error)
+        }
+    }
+}
+
+/// What only the host's side can set.
+fn prepare(plan: &Plan, state: &State, proc: &Proc, pid: Pid) -> Result<()> {
+    if let Some(score) = &plan.process.oom_score_adj {
+        score.apply(proc, pid)?;
+    }
+    plan.rdt.as_ref().map_or(Ok(()), |rdt| rdt.add(proc, &state.id, pid))
+}
+
+/// The container's cgroup, or with `--cgroup` the one below it; None if the container has none.
+fn open_cgroup(state: &State, options: &ExecOptions) -> Result<Option<Cgroup>> {
+    let Some(path) = &state.cgroup else {
+        return match &options.cgroup {
+            Some(below) => Err(Error::new(format!("use --cgroup {below}: the container has no cgroup"))),
+            None => Ok(None),
+        };
+    };
+    let Some(below) = &options.cgroup else { return state.open_cgroup() };
+    if below.contains(':') {
+        return Err(Error::new(format!(
+            "use --cgroup {below}: cgroup v2 has one hierarchy, so name no controller"
+        )));
+    }
+    let below = Path::new(below.trim_start_matches('/'));
+    if below.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::new(format!("use --cgroup {}: it leads out of the container", below.display())));
+    }
+    match Cgroup::open(&path.join(below))? {
+        Some(cgroup) => Ok(Some(cgroup)),
+        None => Err(Error::new(format!("use --cgroup {}: the container has none there", below.display()))),
+    }
+}
