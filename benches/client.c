@@ -20,8 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RUN, CREATE, STATE, START, KILL, DELETE, DELETE_FORCE, PHASES, UNTIMED = -1 };
-static const char *const PHASE_NAMES[] = {"run", "create", "state", "start", "kill", "delete", "delete --force"};
+enum { RUN, CREATE, STATE, START, EXEC, KILL, DELETE, DELETE_FORCE, PHASES, UNTIMED = -1 };
+static const char *const PHASE_NAMES[] = {"run", "create", "state", "start", "exec", "kill", "delete", "delete --force"};
 enum { MOST_CONTENDERS = 16, WARM_UP = 2, TIMEOUT_S = 10, TOO_MANY_FAILURES = 3 };
 
 struct samples {
@@ -120,6 +120,7 @@ static void take_turn(struct contender *c, int iteration) {
     int made = command(c, PHASE(CREATE), "create", "--bundle", sleep_bundle, id);
     made = made && command(c, PHASE(STATE), "state", id, NULL, NULL);
     made = made && command(c, PHASE(START), "start", id, NULL, NULL);
+    made = made && command(c, PHASE(EXEC), "exec", id, "true", NULL);
     made = made && command(c, PHASE(KILL), "kill", id, "KILL", NULL);
     if (made) await_end();
     made = made && command(c, PHASE(DELETE), "delete", id, NULL, NULL);
@@ -196,6 +197,7 @@ static void print_marks(const struct contender *crun) {
     print_ratio_mark(RUN, crun, "< 1", 1, 0);
     print_ratio_mark(STATE, floor, "< 1.3", 1.3, 0);
     print_ratio_mark(START, floor, "< 1.3", 1.3, 0);
+    print_ratio_mark(EXEC, crun, "<= 0.6", 0.6, 1);
     print_ratio_mark(KILL, floor, "< 1.3", 1.3, 0);
     print_ratio_mark(DELETE_FORCE, floor, "< 2", 2, 0);
     long rss = 0;

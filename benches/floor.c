@@ -128,6 +128,13 @@ static void drop_privileges(void) {
     ok(syscall(SYS_capset, &header, sets), "capset");
 }
 
+static void execute(const char *program, const char *argument) {
+    char *const args[] = {(char *)program, (char *)argument, NULL};
+    char *const env[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", NULL};
+    execve(program, args, env);
+    fail(program);
+}
+
 // From the clone to execve. With a `gate`, a FIFO, it says so on `ready` and waits there for `start`.
 static void init(const char *rootfs, int ready, int gate) {
     ok(unshare(CLONE_NEWCGROUP), "unshare the cgroup namespace");
@@ -144,10 +151,8 @@ static void init(const char *rootfs, int ready, int gate) {
         int opened = ok(open(gate_path, O_WRONLY | O_CLOEXEC), "open the gate");
         ok(write(opened, "", 1), "tell start");
     }
-    char *const args[] = {gate >= 0 ? "/bin/sleep" : "/bin/true", gate >= 0 ? "1000" : NULL, NULL};
-    char *const env[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", NULL};
-    execve(args[0], args, env);
-    fail(args[0]);
+    if (gate >= 0) execute("/bin/sleep", "1000");
+    execute("/bin/true", NULL);
 }
 
 // ---- the runtime's process ----
@@ -235,12 +240,16 @@ static unsigned long long start_time(pid_t pid) {
     return field ? strtoull(field, NULL, 10) : 0;
 }
 
-static int run(const char *rootfs) {
-    pid_t pid = spawn(rootfs, -1, -1);
+static int await(pid_t pid) {
     int status;
     ok(waitpid(pid, &status, 0), "waitpid");
-    remove_cgroup();
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int run(const char *rootfs) {
+    int code = await(spawn(rootfs, -1, -1));
+    remove_cgroup();
+    return code;
 }
 
 static void create(const char *rootfs) {
@@ -287,6 +296,24 @@ static void start(void) {
     ok(unlink(gate_file), gate_file);
 }
 
+// Runs true in the container.
+static int exec_true(void) {
+    pid_t first;
+    int first_fd = open_process(&first);
+    if (first_fd < 0) fail("the container's process");
+    ok(setns(first_fd, CLONE_NEWPID), "join the pid namespace");
+    int cgroup = ok(open(cgroup_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), cgroup_path);
+    struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = cgroup};
+    pid_t pid = ok(syscall(SYS_clone3, &args, sizeof args), "clone3");
+    if (pid == 0) {
+        ok(setsid(), "setsid");
+        ok(setns(first_fd, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP), "setns");
+        drop_privileges();
+        execute("/bin/true", NULL);
+    }
+    return await(pid);
+}
+
 static int kill_process(void) {
     pid_t pid;
     int pidfd = open_process(&pid);
@@ -311,7 +338,8 @@ static void delete(int force) {
 int main(int argc, char **argv) {
     if (argc < 5 || strcmp(argv[1], "--root")) {
         fprintf(stderr, "usage: floor --root DIR {run|create} --bundle DIR ID\n"
-                        "       floor --root DIR {state|start|kill|delete|delete --force} ID\n");
+                        "       floor --root DIR {state|start|kill|delete|delete --force} ID\n"
+                        "       floor --root DIR exec ID true\n");
         return 2;
     }
     const char *command = argv[3], *id = argv[4], *bundle = NULL;
@@ -329,6 +357,7 @@ int main(int argc, char **argv) {
     if (!strcmp(command, "create")) create(rootfs);
     else if (!strcmp(command, "state")) state(id);
     else if (!strcmp(command, "start")) start();
+    else if (!strcmp(command, "exec")) return exec_true();
     else if (!strcmp(command, "kill")) kill_process();
     else if (!strcmp(command, "delete")) delete(force);
     else return 2;
