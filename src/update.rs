@@ -13,6 +13,7 @@ use crate::cgroup::{Cgroup, devices, limits};
 use crate::cli::UpdateOptions;
 use crate::container::Container;
 use crate::error::{Context, Error, Field, Kind, Result};
+use crate::host::Host;
 use crate::log;
 use crate::spec::{Node, Report, parse};
 
@@ -48,6 +49,8 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     for warning in report.finish()? {
         log::warning(warning);
     }
+    // `create` had those of its own limits only, and above it there may be none of them.
+    limits::enable(&limits, &cgroup, Host::new()?.cgroup2()?)?;
     let old = limits::replace(&limits, &cgroup)?;
     filter
         .map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))
@@ -115,11 +118,12 @@ fn complete(resources: &mut Map<String, Value>, cgroup: &Cgroup) -> Result<()> {
 /// `checkBeforeUpdate`: cgroup v1 refused a limit below the usage, v2 kills until it holds.
 fn check_usage(resources: &Node, cgroup: &Cgroup) -> Result<()> {
     let Some(memory) = resources.object("memory") else { return Ok(()) };
-    let (true, Some(limit)) = (memory.boolean("checkBeforeUpdate"), memory.u64("limit")) else {
+    let (true, Some(limit)) = (memory.boolean("checkBeforeUpdate"), memory.i64("limit")) else {
         return Ok(());
     };
-    let usage: u64 = cgroup.value("memory.current")?.and_then(|usage| usage.parse().ok()).unwrap_or(0);
-    if limit != 0 && limit < usage {
+    let usage: i64 = cgroup.value("memory.current")?.and_then(|usage| usage.parse().ok()).unwrap_or(0);
+    // 0 is not set and -1 no limit.
+    if limit > 0 && limit < usage {
         memory.problem("limit", format_args!("must not be below the current usage, {usage} bytes"));
     }
     Ok(())

@@ -24,15 +24,16 @@ pub fn plan(resources: &Node, limits: &mut Vec<Limit>) {
             cpu.problem(key, "cgroup v2 has no realtime limits");
         }
     }
-    // Before idle: an idle cgroup takes no weight.
-    if let Some(shares) = cpu.u64("shares").filter(|&shares| shares != 0) {
-        limits.push(Limit::new("cpu.weight", weight(shares), cpu.at("shares")));
-    }
-    if let Some(idle) = cpu.i64("idle") {
+    let idle = cpu.i64("idle");
+    if let Some(idle) = idle {
         if !(0..=1).contains(&idle) {
             cpu.problem("idle", format_args!("must be 0 or 1, not {idle}"));
         }
         limits.push(Limit::new("cpu.idle", idle, cpu.at("idle")));
+    }
+    // After idle 0: an idle cgroup takes no weight. With idle 1 the kernel gives it the least there is.
+    if let Some(shares) = cpu.u64("shares").filter(|&shares| shares != 0 && idle != Some(1)) {
+        limits.push(Limit::new("cpu.weight", weight(shares), cpu.at("shares")));
     }
     plan_max(&cpu, limits);
     for key in ["cpus", "mems"] {
@@ -43,12 +44,25 @@ pub fn plan(resources: &Node, limits: &mut Vec<Limit>) {
     }
 }
 
+/// The kernel's bounds.
+const LEAST_US: u64 = 1000;
+const LONGEST_PERIOD_US: u64 = 1_000_000;
+
 fn plan_max(cpu: &Node, limits: &mut Vec<Limit>) {
     let quota_us = cpu.i64("quota").filter(|&quota| quota != 0);
     let period_us = cpu.u64("period").filter(|&period| period != 0);
     let burst_us = cpu.u64("burst");
-    if let Some(quota) = quota_us.filter(|&quota| quota < -1) {
-        cpu.problem("quota", format_args!("must be -1 or a number of microseconds, not {quota}"));
+    // The kernel takes both in one write, and its refusal would not say which of them it means.
+    if let Some(quota) = quota_us.filter(|&quota| quota < LEAST_US as i64 && quota != -1) {
+        cpu.problem("quota", format_args!("must be -1 or at least {LEAST_US} microseconds, not {quota}"));
+    }
+    if let Some(period) = period_us.filter(|period| !(LEAST_US..=LONGEST_PERIOD_US).contains(period)) {
+        let range = format_args!("{LEAST_US} to {LONGEST_PERIOD_US} microseconds");
+        cpu.problem("period", format_args!("must be from {range}, not {period}"));
+    }
+    if burst_us.is_some() && quota_us.is_some() {
+        // A quota below the burst that an update replaces would be refused.
+        limits.push(Limit::new("cpu.max.burst", 0, cpu.at("burst")));
     }
     if quota_us.is_some() || period_us.is_some() {
         let quota = quota_us.filter(|&quota| quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
@@ -113,13 +127,22 @@ mod tests {
         assert_eq!(cpu(r#"{"quota": 50000}"#), ["cpu.max=50000"]);
         assert_eq!(cpu(r#"{"period": 5000}"#), ["cpu.max=max 5000"]);
         assert_eq!(cpu(r#"{"quota": -1, "period": 5000}"#), ["cpu.max=max 5000"]);
-        assert_eq!(cpu(r#"{"quota": 70000, "burst": 60000}"#), ["cpu.max=70000", "cpu.max.burst=60000"]);
+        assert_eq!(
+            cpu(r#"{"quota": 70000, "burst": 60000}"#),
+            ["cpu.max.burst=0", "cpu.max=70000", "cpu.max.burst=60000"]
+        );
+        assert_eq!(cpu(r#"{"burst": 60000}"#), ["cpu.max.burst=60000"]);
     }
 
     #[test]
-    fn sets_and_idle_are_written_as_they_are() {
-        let planned = cpu(r#"{"cpus": "0-1,3", "mems": "0", "idle": 1, "shares": 2}"#);
-        assert_eq!(planned, ["cpu.weight=1", "cpu.idle=1", "cpuset.cpus=0-1,3", "cpuset.mems=0"]);
+    fn sets_are_written_as_they_are() {
+        assert_eq!(cpu(r#"{"cpus": "0-1,3", "mems": "0"}"#), ["cpuset.cpus=0-1,3", "cpuset.mems=0"]);
+    }
+
+    #[test]
+    fn only_what_is_not_idle_takes_a_weight() {
+        assert_eq!(cpu(r#"{"idle": 1, "shares": 1024}"#), ["cpu.idle=1"]);
+        assert_eq!(cpu(r#"{"idle": 0, "shares": 1024}"#), ["cpu.idle=0", "cpu.weight=100"]);
     }
 
     #[test]
@@ -129,10 +152,17 @@ mod tests {
             [
                 "/cpu/realtimeRuntime: cgroup v2 has no realtime limits",
                 "/cpu/idle: must be 0 or 1, not 2",
-                "/cpu/quota: must be -1 or a number of microseconds, not -5",
+                "/cpu/quota: must be -1 or at least 1000 microseconds, not -5",
                 "/cpu/cpus: must be a list such as 0-3,7 with numbers up to 65535, not \"a\"",
             ]
         );
+        for (period, possible) in
+            [(0, true), (999, false), (1000, true), (1_000_000, true), (1_000_001, false)]
+        {
+            let planned = cpu(&format!(r#"{{"period": {period}, "quota": 1000}}"#));
+            let expected = format!("/cpu/period: must be from 1000 to 1000000 microseconds, not {period}");
+            assert_eq!(planned != [expected], possible, "{planned:?}");
+        }
         assert_eq!(
             cpu(r#"{"quota": 5000, "burst": 6000}"#),
             ["/cpu/burst: must not be above the quota: 6000 is more than 5000"]

@@ -126,6 +126,7 @@ pub fn apply(limits: &[Limit], cgroup: &Cgroup) -> Result<()> {
 pub fn replace(limits: &[Limit], cgroup: &Cgroup) -> Result<Vec<Limit>> {
     let mut old = Vec::new();
     let replaced = limits.iter().try_for_each(|limit| {
+        old.extend(limit.lost_with(cgroup)?);
         old.extend(limit.current(cgroup)?);
         limit.write(cgroup).at(&limit.field)
     });
@@ -146,10 +147,26 @@ pub fn put_back(old: &[Limit], cgroup: &Cgroup) {
 }
 
 impl Limit {
+    /// What the kernel forgets when this is written: the weight of a cgroup that becomes idle.
+    fn lost_with(&self, cgroup: &Cgroup) -> Result<Option<Self>> {
+        if !self.files.iter().any(|(file, _)| file == "cpu.idle") {
+            return Ok(None);
+        }
+        // An idle one has none, and takes none.
+        if cgroup.value("cpu.idle")?.is_none_or(|idle| idle != "0") {
+            return Ok(None);
+        }
+        Ok(cgroup.value("cpu.weight")?.map(|weight| Self::new("cpu.weight", weight, self.field.clone())))
+    }
+
     /// The limit that holds now in the same place; None without such a file.
     fn current(&self, cgroup: &Cgroup) -> Result<Option<Self>> {
         for (file, value) in &self.files {
-            if let Some(text) = cgroup.value(file)? {
+            if let Some(mut text) = cgroup.value(file)? {
+                if text.is_empty() && file.starts_with("cpuset.") {
+                    // All that the parent has; while there are processes, the kernel lets none of it be unset again.
+                    text = cgroup.value(&format!("{file}.effective"))?.unwrap_or_default();
+                }
                 return Ok(Some(Self::new(file, current_value(file, &text, value), self.field.clone())));
             }
         }

@@ -20,6 +20,9 @@ pub fn plan(resources: &Node, limits: &mut Vec<Limit>) {
         if ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze", "cgroup.type"].contains(&file) {
             unified.problem(file, "moves, ends or stops processes, and is no limit");
         }
+        if value.trim().is_empty() {
+            unified.problem(file, "must not be empty");
+        }
         let lines = value.lines().filter(|line| !line.trim().is_empty());
         limits.extend(lines.map(|line| Limit::new(file, line, unified.at(file))));
     }
@@ -51,6 +54,7 @@ mod tests {
                 "{planned:?}"
             );
         }
+        assert_eq!(unified(r#"{"memory.max": " \n"}"#), ["/unified/memory.max: must not be empty"]);
         assert_eq!(
             unified(r#"{"cgroup.kill": "1"}"#),
             ["/unified/cgroup.kill: moves, ends or stops processes, and is no limit"]

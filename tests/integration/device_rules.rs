@@ -65,6 +65,16 @@ fn a_rule_without_numbers_means_all() {
     assert_eq!(c.does(KMSG), ["ok", "ok", "EPERM"]);
     let mut c = with_rules(json!([deny_all(), {"allow": true, "type": "c", "major": 1, "access": "r"}]));
     assert_eq!(c.does(KMSG), ["ok", "ok", "EPERM"]);
+    for (major, minor) in [(1, -1), (-1, 11), (-1, -1)] {
+        let rule = json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "r"});
+        let mut c = with_rules(json!([deny_all(), rule]));
+        assert_eq!(c.does(KMSG), ["ok", "ok", "EPERM"], "{major}:{minor}");
+    }
+    for (major, minor) in [(2, -1), (-1, 12)] {
+        let rule = json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "r"});
+        let mut c = with_rules(json!([deny_all(), rule]));
+        assert_eq!(c.does(KMSG), ["ok", "EPERM", "EPERM"], "{major}:{minor}");
+    }
 }
 
 fn a_rule_without_type_means_all_devices() {

@@ -16,6 +16,7 @@ tests![
     kill_reaches_init_only,
     kill_all_reaches_every_process,
     kill_in_a_shared_pid_namespace_takes_the_children_along,
+    kill_reaches_the_children_of_an_init_that_is_gone,
     signal_zero_tells_whether_it_runs,
     a_pid_that_another_process_got_is_never_signalled,
     a_frozen_container_dies_of_kill,
@@ -120,6 +121,19 @@ fn kill_in_a_shared_pid_namespace_takes_the_children_along() {
     eventually("all four are there", || processes_of(&c.id).len() == 4);
     c.kill("KILL").ok();
     eventually("all four are gone", || processes_of(&c.id).is_empty());
+}
+
+fn kill_reaches_the_children_of_an_init_that_is_gone() {
+    needs!(keel());
+    for command in [&["kill", "ID", "KILL"][..], &["kill", "--all", "ID", "TERM"]] {
+        let mut c = Sandbox::new();
+        c.without_namespace("pid").acts("spawn 3 ; exit 0").created().start().ok();
+        c.wait_stopped();
+        assert_eq!(processes_of(&c.id).len(), 3);
+        let args: Vec<&str> = command.iter().map(|arg| if *arg == "ID" { &*c.id } else { arg }).collect();
+        c.keel(&args).ok();
+        eventually("the others are gone", || processes_of(&c.id).is_empty());
+    }
 }
 
 fn signal_zero_tells_whether_it_runs() {

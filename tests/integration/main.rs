@@ -22,6 +22,9 @@ mod keyring;
 mod kill;
 mod lifecycle;
 mod limits;
+mod limits_cpu;
+mod limits_io;
+mod limits_memory;
 mod list;
 mod log;
 mod lsm;
@@ -71,6 +74,9 @@ const TESTS: &[&[Test]] = &[
     devices::TESTS,
     device_rules::TESTS,
     limits::TESTS,
+    limits_memory::TESTS,
+    limits_cpu::TESTS,
+    limits_io::TESTS,
     pause::TESTS,
     ps::TESTS,
     update::TESTS,

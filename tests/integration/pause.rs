@@ -7,6 +7,7 @@ use crate::{needs, tests};
 
 tests![
     a_paused_container_stands_still_until_resumed,
+    a_paused_counter_does_not_count,
     a_created_container_can_be_paused,
     a_paused_container_can_be_killed,
     a_paused_container_can_be_deleted_by_force,
@@ -31,6 +32,24 @@ fn a_paused_container_stands_still_until_resumed() {
     assert!(!c.printed().contains("USR1"));
     c.keel(&["resume", &c.id]).ok();
     c.wait_printed("USR1");
+}
+
+fn a_paused_counter_does_not_count() {
+    let mut c = Sandbox::new();
+    c.write("number", "");
+    c.acts("count /number").created().start().ok();
+    let number = || {
+        let bytes = fs::read(c.rootfs().join("number")).unwrap();
+        bytes.try_into().map_or(0, u64::from_ne_bytes)
+    };
+    let counts_on = |from| crate::sandbox::eventually("it counts", || number() > from);
+    counts_on(0);
+    c.keel(&["pause", &c.id]).ok();
+    let paused = number();
+    assert_eq!(c.status(), "paused");
+    assert_eq!(number(), paused);
+    c.keel(&["resume", &c.id]).ok();
+    counts_on(paused);
 }
 
 fn a_created_container_can_be_paused() {

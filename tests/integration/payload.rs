@@ -22,7 +22,13 @@
 //! notify TEXT               sends TEXT to $NOTIFY_SOCKET; ok, or the errno's name
 //! await SIGNAL...           prints "waiting", then the name of the first of these signals that arrives
 //! size                      rows and columns of the terminal on stdin
-//! spawn N                   starts N processes that pause
+//! spawn N                   starts N processes that pause; ok, or the errno's name and how many came before
+//! memory N                  touches N MiB, which stay; ok
+//! huge N                    maps and touches N huge pages; ok, or the errno's name
+//! burn MS                   keeps a CPU busy for so long; ok
+//! count PATH                writes 1, 2, 3 ... into a file for ever
+//! reopen r|w PATH           opens it until there is a file /stop or the outcome changes; "ok", or the errno's name
+//! disk r|w PATH SIZE N      N direct reads or writes of SIZE bytes; the milliseconds they take, or the errno's name
 //! run PATH ARG...           executes another program; takes all arguments that follow
 //! pause                     for ever
 //! exit CODE
@@ -31,11 +37,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -89,6 +96,15 @@ pub fn main(args: &[String]) -> ! {
                 say(raw::window_size(0).map_or("none".into(), |(rows, columns)| format!("{rows} {columns}")))
             }
             ["spawn", count] => spawn(number(count)),
+            ["memory", mib] => memory(number(mib) as usize),
+            ["huge", pages] => answer(raw::touch_huge_pages(number(pages) as usize)),
+            ["burn", ms] => burn(Duration::from_millis(number(ms))),
+            ["count", path] => count(path),
+            ["reopen", access, path] => say(reopen(access, path)),
+            ["disk", access, path, size, times] => {
+                let took = disk(access, path, number(size) as usize, number(times));
+                say(took.map_or_else(|e| errno_name(&e), |took| took.as_millis().to_string()));
+            }
             ["run", program, args @ ..] => {
                 let error = Command::new(program).args(args).exec();
                 say(errno_name(&error));
@@ -139,10 +155,65 @@ fn notify(text: &str) -> io::Result<usize> {
 
 #[allow(clippy::zombie_processes, reason = "they live as long as the container")]
 fn spawn(count: u64) {
-    for _ in 0..count {
-        Command::new("/payload").arg("pause").spawn().expect("spawn /payload");
+    for made in 0..count {
+        if let Err(e) = Command::new("/payload").arg("pause").spawn() {
+            return say(format_args!("{} after {made}", errno_name(&e)));
+        }
     }
     say("ok");
+}
+
+const PAGE: usize = 4096; // bytes
+
+fn memory(mib: usize) {
+    let bytes = vec![0_u8; mib << 20].leak();
+    for page in bytes.chunks_mut(PAGE) {
+        page[0] = 1;
+    }
+    say("ok");
+}
+
+fn burn(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+    say("ok");
+}
+
+fn count(path: &str) {
+    let file = File::create(path).expect("create a file");
+    for n in 1_u64.. {
+        file.write_all_at(&n.to_ne_bytes(), 0).expect("write a number");
+    }
+}
+
+fn reopen(access: &str, path: &str) -> String {
+    let mut options = OpenOptions::new();
+    options.read(access == "r").write(access == "w");
+    let outcome = || options.open(path).map_or_else(|e| errno_name(&e), |_| "ok".into());
+    let first = outcome();
+    loop {
+        let last = outcome();
+        if last != first || Path::new("/stop").exists() {
+            return last;
+        }
+    }
+}
+
+fn disk(access: &str, path: &str, size: usize, times: u64) -> io::Result<Duration> {
+    let mut options = OpenOptions::new();
+    let file = options.read(access == "r").write(access == "w").custom_flags(libc::O_DIRECT).open(path)?;
+    let mut bytes = vec![0; size + PAGE];
+    // The device takes whole pages only.
+    let aligned = bytes.as_ptr().align_offset(PAGE);
+    let block = &mut bytes[aligned..aligned + size];
+    let start = Instant::now();
+    for n in 0..times {
+        let offset = n * size as u64;
+        if access == "r" { file.read_exact_at(block, offset)? } else { file.write_all_at(block, offset)? }
+    }
+    Ok(start.elapsed())
 }
 
 fn await_signal(names: &[&str]) -> String {
@@ -183,6 +254,7 @@ fn report() -> Value {
         "seccomp": get("Seccomp"),
         "threads": get("Threads"),
         "cpus": get("Cpus_allowed_list"),
+        "memoryNodes": get("Mems_allowed_list"),
         "fds": links("/proc/self/fd"),
         "namespaces": links("/proc/self/ns"),
         "rlimits": rlimits(),
@@ -336,6 +408,7 @@ pub fn mountinfo(line: &str) -> Option<Value> {
 #[allow(unsafe_code)]
 mod raw {
     use std::mem::MaybeUninit;
+    use std::{io, ptr};
 
     use serde_json::{Value, json};
 
@@ -350,6 +423,24 @@ mod raw {
             String::from_utf8_lossy(&bytes).into_owned()
         };
         json!({"hostname": text(&name.nodename), "domainname": text(&name.domainname), "machine": text(&name.machine)})
+    }
+
+    /// Of the default size, which is 2 MiB on x86-64 and on arm64 with small pages.
+    pub fn touch_huge_pages(pages: usize) -> io::Result<()> {
+        let size = 2 << 20; // bytes
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping touches no memory that is in use.
+        let start = unsafe { libc::mmap(ptr::null_mut(), pages * size, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        for page in 0..pages {
+            let page = start.cast::<u8>().wrapping_add(page * size);
+            // SAFETY: it is inside the mapping, which is never unmapped.
+            unsafe { page.write_volatile(1) };
+        }
+        Ok(())
     }
 
     /// Rows and columns.

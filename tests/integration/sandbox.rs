@@ -109,6 +109,24 @@ pub fn controller(name: &str) -> Result<(), String> {
     has.then_some(()).ok_or(format!("needs the cgroup controller {name}"))
 }
 
+/// Swap space, and a controller that counts it.
+pub fn swap() -> Result<(), String> {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    (swaps.lines().count() > 1).then_some(()).ok_or("needs swap space".into())
+}
+
+/// Free huge pages of 2 MiB.
+pub fn huge_pages(count: u32) -> Result<(), String> {
+    let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    let free: u32 = free.ok().and_then(|free| free.trim().parse().ok()).unwrap_or(0);
+    (free >= count).then_some(()).ok_or(format!("needs {count} free huge pages of 2 MiB, not {free}"))
+}
+
+/// $DISK: a block device whose contents do not matter, with the BFQ scheduler.
+pub fn disk() -> Result<String, String> {
+    env::var("DISK").map_err(|_| "needs a disk that may be overwritten: DISK=/dev/...".into())
+}
+
 /// What a command did.
 #[derive(Debug)]
 pub struct Output {
@@ -231,6 +249,12 @@ impl Sandbox {
         sandbox
     }
 
+    pub fn with_resources(resources: Value) -> Self {
+        let mut sandbox = Self::new();
+        sandbox.set("/linux/resources", resources);
+        sandbox
+    }
+
     pub fn bundle(&self) -> PathBuf {
         self.dir.join("bundle")
     }
@@ -242,6 +266,29 @@ impl Sandbox {
     /// Where this container's cgroup is, or would be.
     pub fn cgroup(&self) -> PathBuf {
         cgroup_root().expect("a cgroup2 mount").join(&self.id)
+    }
+
+    /// What is in a file of the cgroup.
+    #[track_caller]
+    pub fn limit(&self, file: &str) -> String {
+        let path = self.cgroup().join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        text.trim_end().to_owned()
+    }
+
+    /// A number that stands behind its name in a file of the cgroup.
+    #[track_caller]
+    pub fn count(&self, file: &str, name: &str) -> u64 {
+        let text = self.limit(file);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{file} has no {name}: {text}")).parse().expect("a number")
+    }
+
+    /// `update` with an object as /linux/resources has it.
+    #[track_caller]
+    pub fn update(&self, resources: &Value) -> Output {
+        let file = self.host_file("resources.json", &resources.to_string());
+        self.keel(&["update", "--resources", file.to_str().expect("UTF-8"), &self.id])
     }
 
     /// A file in the rootfs, with its directories.
