@@ -228,7 +228,7 @@ impl Making<'_> {
             score.apply(&proc, spawned.pid)?;
         }
         if let Some(rdt) = &plan.rdt {
-            state.rdt = rdt.apply(&proc, &options.id, spawned.pid)?;
+            state.rdt = Some(rdt.apply(&proc, &options.id, spawned.pid)?);
             container.write_state(state)?;
         }
         net_devices::apply(&plan.net_devices, &proc, spawned.pid, &mut self.net_devices)?;

@@ -112,7 +112,9 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
             removed => removed?,
         }
     }
-    state.rdt.remove()?;
+    if let Some(rdt) = &state.rdt {
+        rdt.remove()?;
+    }
     container.remove()?;
     if !state.poststop.is_empty() {
         // One that fails is a warning: the container is gone.

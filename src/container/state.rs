@@ -52,7 +52,7 @@ pub struct State {
     pub new_keyring: bool,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
-    pub rdt: rdt::Created,
+    pub rdt: Option<rdt::Assigned>,
 }
 
 impl Default for State {
@@ -75,7 +75,7 @@ impl Default for State {
             new_keyring: false,
             poststart: Vec::new(),
             poststop: Vec::new(),
-            rdt: rdt::Created::default(),
+            rdt: None,
         }
     }
 }
@@ -126,7 +126,7 @@ impl State {
     /// Processes and cgroups end with the boot; what has their names now is somebody else's.
     pub(super) fn forget_other_boot(mut self) -> Result<Self> {
         if self.boot_id != boot_id()? {
-            (self.pid, self.cgroup, self.rdt) = (0, None, rdt::Created::default());
+            (self.pid, self.cgroup, self.rdt) = (0, None, None);
         }
         Ok(self)
     }

@@ -4,6 +4,8 @@
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#intelrdt>,
 //! <https://docs.kernel.org/filesystems/resctrl.html>.
 
+mod stats;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -18,6 +20,8 @@ use crate::log;
 use crate::proc::Proc;
 use crate::spec::Node;
 
+pub use stats::Stats;
+
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rdt {
     /// None: a class of the container's own, named after it.
@@ -30,9 +34,15 @@ pub struct Rdt {
     field: Field,
 }
 
-/// The directories to be removed with the container; kept in its state.
+/// Where a container has been put; kept in its state.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Created(Vec<PathBuf>);
+pub struct Assigned {
+    resctrl: PathBuf,
+    class: PathBuf,
+    monitoring: Option<PathBuf>,
+    /// The directories to be removed with the container.
+    made: Vec<PathBuf>,
+}
 
 /// The class that is the root of the file system.
 const DEFAULT_CLASS: &str = "/";
@@ -99,7 +109,7 @@ fn class_fault(class: &str) -> Option<&'static str> {
 
 impl Rdt {
     /// By the parent, before init starts any process, which would stay in the class of the runtime.
-    pub fn apply(&self, proc: &Proc, id: &str, init: Pid) -> Result<Created> {
+    pub fn apply(&self, proc: &Proc, id: &str, init: Pid) -> Result<Assigned> {
         self.apply_in(&self.root(proc)?, id, init)
     }
 
@@ -124,29 +134,31 @@ impl Rdt {
             .at(&self.field)
     }
 
-    fn apply_in(&self, resctrl: &Path, id: &str, init: Pid) -> Result<Created> {
-        let mut made = Vec::new();
-        let result = self.assign(resctrl, id, init, &mut made).map_err(|error| reason(error, resctrl));
+    fn apply_in(&self, resctrl: &Path, id: &str, init: Pid) -> Result<Assigned> {
+        let class = directory(resctrl, self.class.as_deref().unwrap_or(id));
+        let monitoring = self.monitoring.then(|| class.join("mon_groups").join(id));
+        let mut assigned = Assigned { resctrl: resctrl.into(), class, monitoring, made: Vec::new() };
+        let result = self.assign(&mut assigned, init).map_err(|error| reason(error, resctrl));
         if let Err(error) = result {
-            if let Err(left) = Created(made).remove() {
+            if let Err(left) = assigned.remove() {
                 log::warning(left);
             }
             return Err(error).at(&self.field);
         }
-        // A class that was asked for by name may be shared by now, and outlives the container.
-        let class = self.class.as_ref().map(|class| directory(resctrl, class));
-        made.retain(|path| Some(path) != class.as_ref());
-        Ok(Created(made))
+        if self.class.is_some() {
+            // A class that was asked for by name may be shared by now, and outlives the container.
+            assigned.made.retain(|path| *path != assigned.class);
+        }
+        Ok(assigned)
     }
 
-    /// `made` is what has to be removed again after an error.
-    fn assign(&self, resctrl: &Path, id: &str, init: Pid, made: &mut Vec<PathBuf>) -> Result<()> {
-        let class = directory(resctrl, self.class.as_deref().unwrap_or(id));
+    fn assign(&self, assigned: &mut Assigned, init: Pid) -> Result<()> {
+        let Assigned { class, monitoring, made, .. } = assigned;
         let lines = || self.compared.iter().chain(&self.other);
         if self.class.is_none() || lines().next().is_some() {
             match fs::create_dir(&class) {
                 Ok(()) => made.push(class.clone()),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => self.compare(&class)?,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => self.compare(class)?,
                 Err(error) => return Err(error).context(|| format!("create {}", class.display())),
             }
         } else if !class.is_dir() {
@@ -157,13 +169,20 @@ impl Rdt {
             write(&class.join("schemata"), line).at(field)?;
         }
         write(&class.join("tasks"), &init.to_string())?;
-        if self.monitoring {
-            let group = class.join("mon_groups").join(id);
+        if let Some(group) = monitoring {
             fs::create_dir(&group).context(|| format!("create {}", group.display()))?;
             made.push(group.clone());
             write(&group.join("tasks"), &init.to_string())?;
         }
         Ok(())
+    }
+
+    /// New values for the class that a container is in, all or none: the kernel takes the lines of one write together.
+    pub fn replace(&self, assigned: &Assigned) -> Result<()> {
+        let lines: Vec<&str> = self.compared.iter().map(|(line, _)| line.as_str()).collect();
+        write(&assigned.class.join("schemata"), &lines.join("\n"))
+            .map_err(|error| reason(error, &assigned.resctrl))
+            .at(&self.field)
     }
 
     /// A named class that exists is not ours to change.
@@ -184,9 +203,9 @@ impl Rdt {
     }
 }
 
-impl Created {
+impl Assigned {
     pub fn remove(&self) -> Result<()> {
-        for path in self.0.iter().rev() {
+        for path in self.made.iter().rev() {
             match fs::remove_dir(path) {
                 // Removed by somebody else, or with its file system.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -204,10 +223,10 @@ fn directory(resctrl: &Path, class: &str) -> PathBuf {
     }
 }
 
-/// One line in one `write(2)`: the kernel takes a line as a whole.
+/// One `write(2)`, which the kernel takes as a whole.
 fn write(path: &Path, line: &str) -> Result<()> {
     let write = || File::options().write(true).open(path)?.write_all(format!("{line}\n").as_bytes());
-    write().context(|| format!("write {line} to {}", path.display()))
+    write().context(|| format!("write {} to {}", line.replace('\n', ", "), path.display()))
 }
 
 /// The error with what the file system says about its last command, if that went wrong.
@@ -265,7 +284,7 @@ mod tests {
             Self(root)
         }
 
-        fn apply(&self, config: &str) -> Result<Created, String> {
+        fn apply(&self, config: &str) -> Result<Assigned, String> {
             let error = |e: Error| e.to_string().replace(self.0.to_str().unwrap(), "R");
             rdt(config).0.unwrap().apply_in(&self.0, "id", Pid::from_raw(7)).map_err(error)
         }
@@ -311,7 +330,7 @@ mod tests {
             "compare L3:0=7f with R/c/schemata: it holds L3:0=7ff;1=01f MB:0= 20;1= 70 [config.json /intelRdt/l3CacheSchema]"
         );
         assert_eq!(resctrl.read("c/tasks"), "");
-        assert_eq!(resctrl.apply(&config("07FF")).unwrap(), Created::default());
+        assert_eq!(resctrl.apply(&config("07FF")).unwrap().made, [""; 0].map(PathBuf::from));
         assert_eq!(resctrl.read("c/tasks"), "7\n");
         // Both lines start at the file's beginning, and the bandwidth came last.
         assert!(resctrl.read("c/schemata").starts_with("MB:1=70\n"));
@@ -342,12 +361,29 @@ mod tests {
     }
 
     #[test]
+    fn new_values_go_to_the_class_in_one_write() {
+        let resctrl = Resctrl::new("replace");
+        let assigned = resctrl.apply(r#"{"closID": "c"}"#).unwrap();
+        fs::write(resctrl.0.join("c/schemata"), "").unwrap();
+        let new = rdt(r#"{"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20"}"#).0.unwrap();
+        new.replace(&assigned).unwrap();
+        assert_eq!(resctrl.read("c/schemata"), "L3:0=f\nMB:0=20\n");
+        fs::remove_file(resctrl.0.join("c/schemata")).unwrap();
+        let error = new.replace(&assigned).unwrap_err().to_string();
+        assert!(error.starts_with("write L3:0=f, MB:0=20 to "), "{error}");
+        assert!(
+            error.ends_with("c/schemata: No such file or directory (2) [config.json /intelRdt]"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn directories_that_are_gone_already_are_removed() {
         let resctrl = Resctrl::new("remove");
         let group = resctrl.0.join("c/mon_groups/id");
         fs::create_dir(&group).unwrap();
-        let created = Created(vec![group.clone()]);
-        assert!(created.remove().is_ok() && !group.exists() && created.remove().is_ok());
+        let assigned = Assigned { made: vec![group.clone()], ..Assigned::default() };
+        assert!(assigned.remove().is_ok() && !group.exists() && assigned.remove().is_ok());
     }
 
     #[test]
