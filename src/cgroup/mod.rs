@@ -16,7 +16,9 @@ mod memory;
 mod pids;
 mod rdma;
 mod remove;
+pub mod stats;
 mod unified;
+pub mod watch;
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{Read, Write};
