@@ -124,7 +124,7 @@ pub enum Operation {
     Pause(Id),
     Resume(Id),
     Ps(PsOptions),
-    Update(UpdateOptions),
+    Update(Box<UpdateOptions>),
     List(ListOptions),
     Spec(SpecOptions),
     Check(CheckOptions),
@@ -185,7 +185,8 @@ static COMMANDS: [Entry; 14] = [
     },
     Entry {
         name: "update", about: "Change the limits of a container",
-        options: with_global::<UpdateOptions>, read: |m| UpdateOptions::from_arg_matches(m).map(Operation::Update),
+        options: with_global::<UpdateOptions>,
+        read: |m| UpdateOptions::from_arg_matches(m).map(Box::new).map(Operation::Update),
     },
     Entry {
         name: "list", about: "List the containers",

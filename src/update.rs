@@ -14,6 +14,7 @@ use crate::cli::UpdateOptions;
 use crate::container::Container;
 use crate::error::{Context, Error, Field, Kind, Result};
 use crate::host::Host;
+use crate::linux::rdt;
 use crate::log;
 use crate::spec::{Node, Report, parse};
 
@@ -27,8 +28,8 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
         Some(path) => parse(&read(path)?, &report).context(|| format!("read {}", path.display()))?,
         None => Map::new(),
     };
-    let flags = from_flags(options);
-    match (&options.resources, flags.is_empty()) {
+    let (flags, linux) = (from_flags(options), rdt_from_flags(options));
+    match (&options.resources, flags.is_empty() && linux.is_empty()) {
         (Some(_), false) => return Err(Error::new("give the limits in --resources or as flags, not both")),
         (None, true) => return Err(Error::new("nothing to change: give a limit or --resources")),
         (None, false) => resources = flags,
@@ -44,17 +45,25 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     let field = Field::root().child("linux").child("resources");
     let node = Node::at_field(&resources, field, &report);
     let limits = limits::plan(&node);
+    let rdt = rdt::plan(&Node::at_field(&linux, Field::root().child("linux"), &report));
     let filter = node.has("devices").then(|| devices::plan(Some(&node)));
     check_usage(&node, &cgroup)?;
     for warning in report.finish()? {
         log::warning(warning);
     }
+    if rdt.is_some() && state.rdt.is_none() {
+        let what = "--l3-cache-schema and --mem-bw-schema need a container that was created with intelRdt";
+        return Err(Error::new(what));
+    }
     // `create` had those of its own limits only, and above it there may be none of them.
     limits::enable(&limits, &cgroup, Host::new()?.cgroup2()?)?;
     let old = limits::replace(&limits, &cgroup)?;
-    filter
-        .map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))
-        .inspect_err(|_| limits::put_back(&old, &cgroup))
+    // There is one of the two at most: a filter comes from a file, schemata from flags.
+    let last = || {
+        filter.map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))?;
+        rdt.zip(state.rdt).map_or(Ok(()), |(rdt, assigned)| rdt.replace(&assigned))
+    };
+    last().inspect_err(|_| limits::put_back(&old, &cgroup))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -89,7 +98,29 @@ fn from_flags(options: &UpdateOptions) -> Map<String, Value> {
     set("cpu", "mems", options.cpuset_mems.clone().map(Into::into));
     set("pids", "limit", options.pids_limit.map(Into::into));
     set("blockIO", "weight", options.blkio_weight.map(Into::into));
+    set("memory", "kernel", options.kernel_memory.map(Into::into));
+    set("memory", "kernelTCP", options.kernel_memory_tcp.map(Into::into));
+    set("cpu", "realtimePeriod", options.cpu_rt_period.map(Into::into));
+    set("cpu", "realtimeRuntime", options.cpu_rt_runtime.map(Into::into));
     resources
+}
+
+/// `/linux` with the schemata that the flags give.
+fn rdt_from_flags(options: &UpdateOptions) -> Map<String, Value> {
+    let mut rdt = Map::new();
+    for (key, schema) in
+        [("l3CacheSchema", &options.l3_cache_schema), ("memBwSchema", &options.mem_bw_schema)]
+    {
+        // runc's callers write an empty one for "as it is".
+        if let Some(schema) = schema.as_ref().filter(|schema| !schema.is_empty()) {
+            rdt.insert(key.into(), schema.as_str().into());
+        }
+    }
+    let mut linux = Map::new();
+    if !rdt.is_empty() {
+        linux.insert("intelRdt".into(), rdt.into());
+    }
+    linux
 }
 
 /// A limit of swap counts memory in, and a period comes with a quota: what the caller leaves out is as it is now.

@@ -237,6 +237,21 @@ pub struct UpdateOptions {
     /// Share of disk time beside others, 10 to 1000
     #[arg(long, value_name = "N")]
     pub blkio_weight: Option<u64>,
+    /// Cache for the container's resctrl class (L3:0=7f0;1=1f)
+    #[arg(long, value_name = "SCHEMA")]
+    pub l3_cache_schema: Option<String>,
+    /// Memory bandwidth for the container's resctrl class (MB:0=20;1=70)
+    #[arg(long, value_name = "SCHEMA")]
+    pub mem_bw_schema: Option<String>,
+    // What only cgroup v1 has: read for an error that says so.
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub kernel_memory: Option<i64>,
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    pub kernel_memory_tcp: Option<i64>,
+    #[arg(long, hide = true, value_name = "US")]
+    pub cpu_rt_period: Option<u64>,
+    #[arg(long, hide = true, value_name = "US", allow_negative_numbers = true)]
+    pub cpu_rt_runtime: Option<i64>,
 }
 
 /// A number of bytes, as runc reads it: k, m, g, t are powers of 1,024, with or without `b` or `ib` after them.

@@ -19,6 +19,9 @@ tests![
     every_flag_is_written,
     a_refused_value_leaves_every_old_limit,
     what_both_filters_say_holds_between_them,
+    what_only_cgroup_v1_has_is_refused,
+    schemata_are_refused_without_intel_rdt,
+    schemata_that_are_none_are_refused,
     nothing_to_change_is_an_error,
     a_file_and_flags_together_are_an_error,
 ];
@@ -210,6 +213,36 @@ fn what_both_filters_say_holds_between_them() {
         c.write("stop", "");
         c.wait_printed(&format!("waiting\n{outcome}"));
     }
+}
+
+fn what_only_cgroup_v1_has_is_refused() {
+    needs!(keel());
+    let c = running();
+    for (flag, field) in [
+        ("--kernel-memory", "memory/kernel: cgroup v2 has no limit for it alone"),
+        ("--kernel-memory-tcp", "memory/kernelTCP: cgroup v2 has no limit for it alone"),
+        ("--cpu-rt-period", "cpu/realtimePeriod: cgroup v2 has no realtime limits"),
+        ("--cpu-rt-runtime", "cpu/realtimeRuntime: cgroup v2 has no realtime limits"),
+    ] {
+        let error = c.keel(&["update", flag, "1000", &c.id]).fails();
+        assert!(error.contains(&format!("/linux/resources/{field}")), "{error}");
+    }
+}
+
+fn schemata_are_refused_without_intel_rdt() {
+    needs!(keel());
+    let c = running();
+    for (flag, schema) in [("--l3-cache-schema", "L3:0=f"), ("--mem-bw-schema", "MB:0=20")] {
+        let error = c.keel(&["update", flag, schema, &c.id]).fails();
+        assert!(error.contains("a container that was created with intelRdt"), "{error}");
+    }
+}
+
+fn schemata_that_are_none_are_refused() {
+    needs!(keel());
+    let c = running();
+    let error = c.keel(&["update", "--mem-bw-schema", "XX:0=20", &c.id]).fails();
+    assert!(error.contains("/linux/intelRdt/memBwSchema: must start with MB:"), "{error}");
 }
 
 fn nothing_to_change_is_an_error() {
