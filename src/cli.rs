@@ -124,6 +124,7 @@ pub enum Operation {
     Pause(Id),
     Resume(Id),
     Ps(PsOptions),
+    Events(EventsOptions),
     Update(Box<UpdateOptions>),
     List(ListOptions),
     Spec(SpecOptions),
@@ -141,7 +142,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-static COMMANDS: [Entry; 14] = [
+static COMMANDS: [Entry; 15] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -182,6 +183,10 @@ static COMMANDS: [Entry; 14] = [
     Entry {
         name: "ps", about: "List the processes of a container",
         options: with_global::<PsOptions>, read: |m| PsOptions::from_arg_matches(m).map(Operation::Ps),
+    },
+    Entry {
+        name: "events", about: "Print what a container uses, and when memory runs out in it",
+        options: with_global::<EventsOptions>, read: |m| EventsOptions::from_arg_matches(m).map(Operation::Events),
     },
     Entry {
         name: "update", about: "Change the limits of a container",
@@ -398,6 +403,24 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_written_as_in_go() {
+        for (text, ms) in
+            [("5s", 5000), ("500ms", 500), ("1m30s", 90_000), ("1.5h", 5_400_000), ("250000us", 250)]
+        {
+            let (_, Operation::Events(events)) = operation(&format!("events -interval {text} c")) else {
+                panic!()
+            };
+            assert_eq!(events.interval().as_millis(), ms);
+        }
+        let (_, Operation::Events(events)) = operation("events c -stats") else { panic!() };
+        assert_eq!((events.stats, events.interval().as_secs()), (true, 5));
+        for text in ["0s", "-5s", "5", "1m-5s"] {
+            let wrong = format!("invalid value '{text}' for '--interval <DURATION>': must be a duration");
+            assert!(error(&format!("events c --interval {text}")).starts_with(&wrong), "{text}");
+        }
+    }
+
+    #[test]
     fn a_usage_error_is_one_line() {
         for (line, message) in [
             ("state", "the following required arguments were not provided: <ID>, see keel --help"),
@@ -405,7 +428,7 @@ mod tests {
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
             (
                 "--debug",
-                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, update, list, spec, check], see keel --help",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, list, spec, check], see keel --help",
             ),
             (
                 "--debug --root",

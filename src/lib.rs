@@ -66,6 +66,7 @@ pub mod check;
 pub mod cli;
 pub mod create;
 pub mod delete;
+pub mod events;
 pub mod exec;
 pub mod kill;
 pub mod list;

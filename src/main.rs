@@ -20,7 +20,7 @@ use keel::fds::Passed;
 use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
 use keel::{
-    check, create, delete, exec, kill, list, pause, ps, run, spec_command, start, state, sys, update,
+    check, create, delete, events, exec, kill, list, pause, ps, run, spec_command, start, state, sys, update,
 };
 
 keel::entry!(self_exe::overlay::early);
@@ -90,6 +90,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Pause(options) => pause::pause(&global.root(), &options.id)?,
         Operation::Resume(options) => pause::resume(&global.root(), &options.id)?,
         Operation::Ps(options) => print(&ps::ps(&global.root(), &options)?)?,
+        Operation::Events(options) => events::events(&global.root(), &options)?,
         Operation::Update(options) => update::update(&global.root(), &options)?,
         Operation::List(options) => print(&list::list(&global.root(), global.has_root(), options.format())?)?,
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,

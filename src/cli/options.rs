@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use caps::Capability;
 use clap::Args;
@@ -192,6 +193,29 @@ pub struct PsOptions {
     /// Options of ps(1) for the table [default: -ef]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PS OPTIONS")]
     pub ps_options: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct EventsOptions {
+    /// Name of the container
+    pub id: String,
+    /// Time between two lines of statistics, such as 500ms or 1m30s [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = interval, allow_hyphen_values = true)]
+    interval: Option<Duration>,
+    /// Print the statistics once and end
+    #[arg(long)]
+    pub stats: bool,
+}
+
+impl EventsOptions {
+    pub fn interval(&self) -> Duration {
+        self.interval.unwrap_or(Duration::from_secs(5))
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, &'static str> {
+    let interval = humantime::parse_duration(text).ok().filter(|interval| !interval.is_zero());
+    interval.ok_or("must be a duration greater than 0, such as 5s, 500ms or 1m30s")
 }
 
 #[derive(Args, Debug)]

@@ -17,6 +17,7 @@ mod default_mounts;
 mod delete;
 mod device_rules;
 mod devices;
+mod events;
 mod hooks;
 mod keyring;
 mod kill;
@@ -79,6 +80,7 @@ const TESTS: &[&[Test]] = &[
     limits_io::TESTS,
     pause::TESTS,
     ps::TESTS,
+    events::TESTS,
     update::TESTS,
     cgroup::TESTS,
     paths::TESTS,

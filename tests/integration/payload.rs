@@ -23,6 +23,7 @@
 //! await SIGNAL...           prints "waiting", then the name of the first of these signals that arrives
 //! size                      rows and columns of the terminal on stdin
 //! spawn N                   starts N processes that pause; ok, or the errno's name and how many came before
+//! child ACTS                a child does the acts that follow; ok, its exit code, or SIG and the signal's number
 //! memory N                  touches N MiB, which stay; ok
 //! huge N                    maps and touches N huge pages; ok, or the errno's name
 //! burn MS                   keeps a CPU busy for so long; ok
@@ -39,7 +40,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -96,6 +97,7 @@ pub fn main(args: &[String]) -> ! {
                 say(raw::window_size(0).map_or("none".into(), |(rows, columns)| format!("{rows} {columns}")))
             }
             ["spawn", count] => spawn(number(count)),
+            ["child", acts @ ..] => say(child(acts)),
             ["memory", mib] => memory(number(mib) as usize),
             ["huge", pages] => answer(raw::touch_huge_pages(number(pages) as usize)),
             ["burn", ms] => burn(Duration::from_millis(number(ms))),
@@ -161,6 +163,15 @@ fn spawn(count: u64) {
         }
     }
     say("ok");
+}
+
+fn child(acts: &[&str]) -> String {
+    let status = Command::new("/payload").args(acts).status().expect("run /payload");
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "ok".into(),
+        (Some(code), _) => code.to_string(),
+        (None, signal) => format!("SIG{}", signal.expect("a signal")),
+    }
 }
 
 const PAGE: usize = 4096; // bytes

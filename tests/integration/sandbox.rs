@@ -189,6 +189,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether it sleeps in poll(2).
+    pub fn polls(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/wchan", self.pid())).is_ok_and(|at| at.contains("poll"))
+    }
+
     #[track_caller]
     pub fn wait(mut self) -> Output {
         let deadline = Instant::now() + PATIENCE;
