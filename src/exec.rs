@@ -24,7 +24,6 @@ use crate::init;
 use crate::join::{self, Joining};
 use crate::linux::capabilities::Capabilities;
 use crate::linux::namespaces::{Kind, Namespaces};
-use crate::linux::rdt;
 use crate::linux::self_exe::{self, Protection};
 use crate::log;
 use crate::plan::Process;
@@ -81,7 +80,6 @@ fn first_process(state: &State, ignore_paused: bool) -> Result<OwnedFd> {
 struct Plan {
     process: Process,
     namespaces: Namespaces,
-    rdt: Option<rdt::Rdt>,
     may_clear_immutable: bool,
 }
 
@@ -114,9 +112,9 @@ impl Plan {
         let first = Capabilities::plan(&node.object_or_empty("process"));
         let clears = |capabilities: &Capabilities| capabilities.bounds(caps::Capability::CAP_LINUX_IMMUTABLE);
         let may_clear_immutable = clears(&first) || clears(&process.capabilities);
-        let (namespaces, rdt) = (Namespaces::plan(&linux), rdt::plan(&linux));
+        let namespaces = Namespaces::plan(&linux);
         frozen.finish().context(|| "read the config that the container was created with")?;
-        Ok(Self { process, namespaces, rdt, may_clear_immutable })
+        Ok(Self { process, namespaces, may_clear_immutable })
     }
 
     /// An error names the file that the process is from. And when a container ends meanwhile, its end is the error,
@@ -168,7 +166,7 @@ fn start(
 
     // All this while the process sets itself up.
     let pid_file = options.pid_file.as_deref();
-    let started = prepare(plan, state, &proc, spawned.pid)
+    let started = prepare(process, state, &proc, spawned.pid)
         .and_then(|()| pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid)))
         .and_then(|()| {
             let terminal = spawned.await_ready(interrupt, || Ok(()))?;
@@ -193,11 +191,11 @@ fn start(
 }
 
 /// What only the host's side can set.
-fn prepare(plan: &Plan, state: &State, proc: &Proc, pid: Pid) -> Result<()> {
-    if let Some(score) = &plan.process.oom_score_adj {
+fn prepare(process: &Process, state: &State, proc: &Proc, pid: Pid) -> Result<()> {
+    if let Some(score) = &process.oom_score_adj {
         score.apply(proc, pid)?;
     }
-    plan.rdt.as_ref().map_or(Ok(()), |rdt| rdt.add(proc, &state.id, pid))
+    state.rdt.as_ref().map_or(Ok(()), |rdt| rdt.add(pid))
 }
 
 /// The container's cgroup, or with `--cgroup` the one below it; None if the container has none.

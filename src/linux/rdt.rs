@@ -113,20 +113,6 @@ impl Rdt {
         self.apply_in(&self.root(proc)?, id, init)
     }
 
-    /// Puts one more process into the groups of a container's first.
-    pub fn add(&self, proc: &Proc, id: &str, pid: Pid) -> Result<()> {
-        self.add_in(&self.root(proc)?, id, pid).at(&self.field)
-    }
-
-    fn add_in(&self, resctrl: &Path, id: &str, pid: Pid) -> Result<()> {
-        let class = directory(resctrl, self.class.as_deref().unwrap_or(id));
-        write(&class.join("tasks"), &pid.to_string())?;
-        if self.monitoring {
-            write(&class.join("mon_groups").join(id).join("tasks"), &pid.to_string())?;
-        }
-        Ok(())
-    }
-
     fn root(&self, proc: &Proc) -> Result<PathBuf> {
         let mounts = proc.read("self/mounts")?;
         mount_point(&mounts)
@@ -168,13 +154,11 @@ impl Rdt {
         for (line, field) in lines() {
             write(&class.join("schemata"), line).at(field)?;
         }
-        write(&class.join("tasks"), &init.to_string())?;
         if let Some(group) = monitoring {
             fs::create_dir(&group).context(|| format!("create {}", group.display()))?;
             made.push(group.clone());
-            write(&group.join("tasks"), &init.to_string())?;
         }
-        Ok(())
+        assigned.add(init)
     }
 
     /// New values for the class that a container is in, all or none: the kernel takes the lines of one write together.
@@ -204,6 +188,12 @@ impl Rdt {
 }
 
 impl Assigned {
+    /// Puts one more process where the container's first is.
+    pub fn add(&self, pid: Pid) -> Result<()> {
+        let groups = [&self.class].into_iter().chain(&self.monitoring);
+        groups.into_iter().try_for_each(|group| write(&group.join("tasks"), &pid.to_string()))
+    }
+
     pub fn remove(&self) -> Result<()> {
         for path in self.made.iter().rev() {
             match fs::remove_dir(path) {
