@@ -73,8 +73,6 @@ fn what_keel_cannot_do_yet_is_a_problem() {
     for (pointer, value) in [
         ("/linux/namespaces/-", json!({"type": "user"})),
         ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),
-        ("/linux/resources/memory", json!({"limit": 100_000_000})),
-        ("/linux/resources/unified", json!({"memory.high": "1"})),
     ] {
         let mut c = Sandbox::new();
         c.set(pointer, value);

@@ -156,13 +156,11 @@ fn an_oom_score_out_of_range_is_refused() {
 }
 
 fn an_oom_score_that_the_kernel_refuses_names_its_field() {
-    needs!(keel());
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let bounding = status.lines().find_map(|l| l.strip_prefix("CapBnd:\t")).unwrap();
-    if u64::from_str_radix(bounding, 16).unwrap() & (1 << 24) != 0 {
-        return crate::sandbox::skip("needs a root without CAP_SYS_RESOURCE".into());
-    }
-    Sandbox::new().set("/process/oomScoreAdj", -999).refused("/process/oomScoreAdj");
+    needs!(keel(), program("setpriv"));
+    let mut c = Sandbox::new();
+    c.set("/process/oomScoreAdj", -999).write_config();
+    let error = c.behind(&["setpriv", "--bounding-set", "-sys_resource"], &["create", &c.id]).fails();
+    assert!(error.contains("[config.json /process/oomScoreAdj]"), "{error}");
 }
 
 fn the_callers_cpu_affinity_is_not_inherited() {
