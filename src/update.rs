@@ -13,6 +13,7 @@ use crate::cgroup::{Cgroup, devices, limits};
 use crate::cli::UpdateOptions;
 use crate::container::Container;
 use crate::error::{Context, Error, Field, Kind, Result};
+use crate::host::Host;
 use crate::log;
 use crate::spec::{Node, Report, parse};
 
@@ -37,7 +38,7 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     container.lock()?;
     let state = container.state()?;
     let cgroup = state
-        .open_cgroup()?
+        .need_cgroup()?
         .ok_or_else(|| Error::of_kind(Kind::WrongStatus, "container not running: its cgroup is gone"))?;
     complete(&mut resources, &cgroup)?;
     let field = Field::root().child("linux").child("resources");
@@ -48,6 +49,8 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     for warning in report.finish()? {
         log::warning(warning);
     }
+    // The controllers that nothing asked for at `create`.
+    limits::enable(&limits, &cgroup, Host::new()?.cgroup2()?)?;
     let old = limits::replace(&limits, &cgroup)?;
     filter
         .map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))
