@@ -16,6 +16,7 @@ tests![
     kill_reaches_init_only,
     kill_all_reaches_every_process,
     kill_in_a_shared_pid_namespace_takes_the_children_along,
+    kill_takes_what_outlived_init_along,
     signal_zero_tells_whether_it_runs,
     a_pid_that_another_process_got_is_never_signalled,
     a_frozen_container_dies_of_kill,
@@ -120,6 +121,18 @@ fn kill_in_a_shared_pid_namespace_takes_the_children_along() {
     eventually("all four are there", || processes_of(&c.id).len() == 4);
     c.kill("KILL").ok();
     eventually("all four are gone", || processes_of(&c.id).is_empty());
+}
+
+fn kill_takes_what_outlived_init_along() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 2 ; exit 0").created().start().ok();
+    c.wait_stopped();
+    assert!(c.kill("TERM").fails().contains("not running"));
+    assert_eq!(processes_of(&c.id).len(), 2);
+    c.kill("KILL").ok();
+    eventually("both are gone", || processes_of(&c.id).is_empty());
+    assert!(c.kill("KILL").fails().contains("not running"));
 }
 
 fn signal_zero_tells_whether_it_runs() {
