@@ -63,7 +63,7 @@ impl Global {
         }
     }
 
-    /// Who makes the cgroup of a new container.
+    /// Who makes the cgroup of a new container. Callers give the flag to every command; the others go by the state.
     pub fn manager(&self) -> Manager {
         match self.cgroup_manager.as_deref() {
             Some("disabled") => Manager::Disabled,

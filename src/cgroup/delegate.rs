@@ -114,3 +114,27 @@ fn give_files(cgroup: &Cgroup, below: &Path, list: &str, uid: Uid) -> Result<()>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::cgroup::tests::test_place;
+
+    #[test]
+    fn a_user_gets_the_listed_files_that_there_are() {
+        let Some((host, plan, path)) = test_place("give") else { return };
+        let cgroup = Cgroup::create(&plan, &path, &host).unwrap();
+        let list = format!("{UNLISTED}memory.nonesuch\n");
+        give_files(&cgroup, Path::new("."), &list, Uid::from_raw(4321)).unwrap();
+        let owner = |name: &str| std::fs::metadata(path.join(name)).unwrap().uid();
+        for name in [".", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            assert_eq!(owner(name), 4321, "{name}");
+        }
+        assert_eq!((owner("cgroup.kill"), owner("cgroup.max.depth"), owner("..")), (0, 0, 0));
+        give(&cgroup, None, Uid::from_raw(0)).unwrap();
+        assert_eq!((owner("."), owner("cgroup.procs")), (0, 0));
+        cgroup.undo().unwrap();
+    }
+}

@@ -433,7 +433,7 @@ mod tests {
     }
 
     /// Below the cgroup2 mount, of the test's own; None where there is none or it may not be written.
-    fn test_place(name: &str) -> Option<(Host, Plan, PathBuf)> {
+    pub(super) fn test_place(name: &str) -> Option<(Host, Plan, PathBuf)> {
         let host = Host::new().unwrap();
         let mount = match host.cgroup2() {
             Ok(mount) if nix::unistd::geteuid().is_root() => mount.path().to_path_buf(),
