@@ -5,19 +5,20 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::bundle::Bundle;
+use crate::cgroup::Manager;
 use crate::error::{Error, Problem, Result};
 use crate::plan::Plan;
 use crate::spec::Report;
 
 /// What was found, one a line, and the error that there were problems among it.
-pub fn check(dir: &Path) -> (String, Result<()>) {
+pub fn check(dir: &Path, manager: Manager) -> (String, Result<()>) {
     let report = Report::default();
     let bundle = match Bundle::load(dir, &report) {
         Ok(bundle) => bundle,
         Err(e) => return (String::new(), Err(e)),
     };
     // What it reports is what is asked for; the plan itself is not used.
-    Plan::new(&bundle, "check", false, &report).check_host(&report);
+    Plan::new(&bundle, "check", false, manager, &report).check_host(&report);
     match report.finish() {
         Ok(warnings) => (lines(&warnings, "warning: "), Ok(())),
         Err(error) => {

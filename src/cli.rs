@@ -16,6 +16,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 pub use argv::{command_name, normalise};
 pub use options::*;
 
+use crate::cgroup::Manager;
 use crate::error::{Error, Result};
 use crate::log;
 
@@ -41,7 +42,7 @@ pub struct Global {
     /// The same as --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
-    /// How the container's cgroup is made; only cgroupfs, the default, is supported so far
+    /// How the container's cgroup is made: cgroupfs, the default; disabled for none; systemd is not supported yet
     #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
     cgroup_manager: Option<String>,
     /// Whether to run without privileges, which is not supported yet [default: auto]
@@ -59,6 +60,14 @@ impl Global {
         match user_dir {
             Some(dir) if !nix::unistd::geteuid().is_root() => PathBuf::from(dir).join("keel"),
             _ => PathBuf::from("/run/keel"),
+        }
+    }
+
+    /// Who makes the cgroup of a new container. Callers give the flag to every command; the others go by the state.
+    pub fn manager(&self) -> Manager {
+        match self.cgroup_manager.as_deref() {
+            Some("disabled") => Manager::Disabled,
+            _ => Manager::Cgroupfs,
         }
     }
 
@@ -81,11 +90,6 @@ impl Global {
         }
         if self.systemd_cgroup || manager == Some("systemd") {
             return Err(Error::new("the systemd cgroup driver is not supported yet"));
-        }
-        if manager == Some("disabled") {
-            return Err(Error::new(
-                "running without a cgroup (--cgroup-manager disabled) is not supported yet",
-            ));
         }
         if self.rootless.as_deref() == Some("true") {
             return Err(Error::new("running without privileges (--rootless true) is not supported yet"));
@@ -269,7 +273,9 @@ fn try_parse(args: &[OsString]) -> Result<(Global, Operation), clap::Error> {
     let mut global = Global::from_arg_matches(&matches)?;
     let mut operation = (entry.read)(&matches)?;
     match &mut operation {
-        Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => create.root = global.root(),
+        Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => {
+            (create.root, create.cgroup_manager) = (global.root(), global.manager());
+        }
         Operation::Spec(spec) => spec.rootless = global.rootless.take().is_some_and(|when| when == "true"),
         _ => {}
     }
@@ -374,10 +380,6 @@ mod tests {
         for (line, message) in [
             ("--systemd-cgroup state c", "the systemd cgroup driver is not supported yet"),
             ("state c --cgroup-manager systemd", "the systemd cgroup driver is not supported yet"),
-            (
-                "--cgroup-manager=disabled state c",
-                "running without a cgroup (--cgroup-manager disabled) is not supported yet",
-            ),
             (
                 "--systemd-cgroup --cgroup-manager cgroupfs state c",
                 "--systemd-cgroup contradicts --cgroup-manager",

@@ -32,7 +32,7 @@ use serde::Serialize;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{ofd_is_locked, ofd_write_lock};
 
-pub use state::State;
+pub use state::{NO_CGROUP, State};
 use state::{read_all, salvage};
 
 /// The runtime spec that this program follows.

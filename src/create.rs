@@ -7,14 +7,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 use crate::delete::destroy;
-use crate::error::{Context, Field, Result};
+use crate::error::{Context, Error, Field, Result};
 use crate::fds::Passed;
 use crate::handover;
 use crate::host::Host;
@@ -29,7 +30,7 @@ use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::relay::Console;
 use crate::socket;
-use crate::spawn::spawn;
+use crate::spawn::{Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
 
@@ -96,7 +97,7 @@ fn from_bundle(
     passed.announce(&mut bundle.spec);
     let notifies = notify::offer(&mut bundle.spec, &options.root.join(&options.id))?;
     // All validation is here: after it only the kernel and the hooks can refuse.
-    let plan = Plan::new(&bundle, &options.id, options.no_pivot, &report);
+    let plan = Plan::new(&bundle, &options.id, options.no_pivot, options.cgroup_manager, &report);
     plan.check_host(&report);
     let waits = mode == Mode::Foreground;
     check_terminal(plan.terminal().is_some(), waits, options.console_socket.is_some(), &report);
@@ -121,6 +122,7 @@ fn from_bundle(
         interrupt,
         state,
         cgroup: None,
+        oom_watch: oom::Watch::default(),
         net_devices: None,
     };
     let notify = making.listen(notifies);
@@ -143,6 +145,7 @@ fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<
         bundle: bundle.dir.clone(),
         rootfs: plan.rootfs.path.clone(),
         annotations: plan.annotations.clone(),
+        cgroup_manager: options.cgroup_manager,
         pid_namespace_private: plan.namespaces.is_new(Kind::Pid),
         new_keyring: !options.no_new_keyring,
         poststart: plan.hooks.poststart.clone(),
@@ -176,6 +179,7 @@ struct Making<'a> {
     interrupt: Option<BorrowedFd<'a>>,
     state: State,
     cgroup: Option<Cgroup>,
+    oom_watch: oom::Watch,
     net_devices: Option<net_devices::Given>,
 }
 
@@ -191,6 +195,9 @@ impl Making<'_> {
     }
 
     fn make_cgroup(&mut self) -> Result<()> {
+        if self.options.cgroup_manager == Manager::Disabled {
+            return self.container.create_state(&self.state);
+        }
         let path = self.plan.cgroup.path(&self.host)?;
         // Before the state names it as what to kill: it may be somebody else's.
         Cgroup::refuse_used(&self.plan.cgroup, &path)?;
@@ -198,23 +205,44 @@ impl Making<'_> {
         self.container.create_state(&self.state)?;
         let made = Cgroup::create(&self.plan.cgroup, &path, &self.host);
         // It has undone itself, and what is there now is not ours.
-        self.cgroup = Some(made.inspect_err(|_| self.state.cgroup = None)?);
+        let cgroup = made.inspect_err(|_| self.state.cgroup = None)?;
+        self.oom_watch = oom::Watch::new(&self.plan.cgroup, &cgroup)?;
+        self.state.oom_watch = self.oom_watch.field.is_some().then(|| self.oom_watch.clone());
+        self.cgroup = Some(cgroup);
         Ok(())
     }
 
     /// Clones the container's first process and sees it through to its program, or to where it waits for `start`.
     fn first_process(&mut self) -> Result<First> {
         self.make_cgroup()?;
-        let Self { options, plan, container, mode, interrupt, state, .. } = self;
-        let cgroup = self.cgroup.as_ref().expect("it has just been made");
+        let Self { options, plan, container, mode, state, .. } = self;
         let proc = Proc::host();
         let joined = plan.namespaces.open(&proc)?;
         check_private(plan, &joined)?;
-        let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup)?;
+        let inherited =
+            open_for_init(options, &self.host, plan, container, self.passed, *mode, self.cgroup.as_ref())?;
 
-        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup.as_fd(), |parent| {
+        let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
+        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup, |parent| {
             init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
         })?;
+        let console = match self.see_through(&spawned, &proc) {
+            Err(error) => return Err(self.oom_kill(&spawned).unwrap_or(error)),
+            Ok(console) => console,
+        };
+        if self.mode != Mode::Create
+            && self.oom_watch.field.is_some()
+            && let Some(error) = self.oom_kill(&spawned)
+        {
+            // What the limit did not let come to its first breath is no program that ran and was killed.
+            self.remove_pid_file();
+            return Err(error);
+        }
+        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, console })
+    }
+
+    fn see_through(&mut self, spawned: &Spawned, proc: &Proc) -> Result<Option<Console>> {
+        let Self { options, plan, container, mode, interrupt, state, .. } = self;
         // From here to the first word of init, all is done while init mounts.
         state.set_init(spawned.pid)?;
         // Hooks may ask for the state; without them it may say "created" now, since init does not go on alone.
@@ -222,16 +250,18 @@ impl Making<'_> {
         state.creating = hooks;
         container.write_state(state)?;
         container.write_config(&self.bundle.config)?;
-        cgroup::limits::apply(&plan.cgroup.limits, cgroup)?;
-        cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup::limits::apply(&plan.cgroup.limits, cgroup)?;
+            cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
+        }
         if let Some(score) = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref()) {
-            score.apply(&proc, spawned.pid)?;
+            score.apply(proc, spawned.pid)?;
         }
         if let Some(rdt) = &plan.rdt {
-            state.rdt = Some(rdt.apply(&proc, &options.id, spawned.pid)?);
+            state.rdt = Some(rdt.apply(proc, &options.id, spawned.pid)?);
             container.write_state(state)?;
         }
-        net_devices::apply(&plan.net_devices, &proc, spawned.pid, &mut self.net_devices)?;
+        net_devices::apply(&plan.net_devices, proc, spawned.pid, &mut self.net_devices)?;
 
         // A delete --force kills init and counts on us to notice, whatever a hook does.
         let hook_ends: Vec<_> = [spawned.pidfd.as_fd()].into_iter().chain(*interrupt).collect();
@@ -240,6 +270,12 @@ impl Making<'_> {
             hooks::run(&plan.hooks.prestart, &stdin, &hook_ends)?;
             hooks::run(&plan.hooks.create_runtime, &stdin, &hook_ends)
         })?;
+        if let Some(cgroup) = &self.cgroup {
+            // Init has moved to the leaf by now.
+            plan.cgroup.leaf.as_ref().map_or(Ok(()), |leaf| leaf.free(cgroup, self.host.cgroup2()?))?;
+            // After it: controllers bring files of their own.
+            plan.cgroup_owner.map_or(Ok(()), |uid| delegate::give(cgroup, plan.cgroup.leaf.as_ref(), uid))?;
+        }
         // Before the program starts, which may ask for the size at once.
         let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
         let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
@@ -259,8 +295,18 @@ impl Making<'_> {
                 Mode::Detached | Mode::Foreground => spawned.execute(),
             }
         };
-        commit().inspect_err(|_| options.pid_file.iter().for_each(|path| handover::remove_pid_file(path)))?;
-        Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, console })
+        commit().inspect_err(|_| self.remove_pid_file())?;
+        Ok(console)
+    }
+
+    /// An init that the out-of-memory killer took cannot say so, and whatever else fails then does so for that.
+    fn oom_kill(&self, spawned: &Spawned) -> Option<Error> {
+        let (Some(cgroup), Some(Signal::SIGKILL)) = (&self.cgroup, spawned.killed_by()) else { return None };
+        self.oom_watch.killed(cgroup).ok().flatten()
+    }
+
+    fn remove_pid_file(&self) {
+        self.options.pid_file.iter().for_each(|path| handover::remove_pid_file(path));
     }
 
     /// Leaves nothing behind.
@@ -294,20 +340,24 @@ fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
 /// Opens what init needs of the host, while the host's files are in reach.
 fn open_for_init(
     options: &CreateOptions,
+    host: &Host,
     plan: &Plan,
     container: &Container,
     passed: Passed,
     mode: Mode,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
 ) -> Result<Inherited> {
     let waits = mode == Mode::Create;
-    let own_cgroup_namespace = plan.namespaces.is_private(Kind::Cgroup);
+    let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
+    let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
+    let leaf = plan.cgroup.leaf.as_ref().zip(cgroup);
     Ok(Inherited {
         root: match &plan.mounts.root {
             Some(mount) => mounts::open_root(mount)?,
             None => plan.rootfs.open()?,
         },
-        mount_sources: mounts::open_sources(&plan.mounts, (!own_cgroup_namespace).then(|| cgroup.as_fd()))?,
+        mount_sources: mounts::open_sources(&plan.mounts, cgroup.or(callers.as_ref()).map(Cgroup::as_fd))?,
+        cgroup_leaf: leaf.map(|(leaf, cgroup)| leaf.make(cgroup)).transpose()?,
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
         gate: waits.then(|| container.bind_start_socket()).transpose()?,
         created_lock: waits.then(|| container.created_lock()).transpose()?,

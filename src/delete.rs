@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::container::{Container, State, Status};
+use crate::cgroup::Manager;
+use crate::container::{Container, NO_CGROUP, State, Status};
 use crate::error::{Context, Error, Kind, Result};
 use crate::linux::hooks;
 use crate::log;
@@ -111,6 +112,9 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
             }
             removed => removed?,
         }
+    }
+    if state.cgroup_manager == Manager::Disabled && !state.pid_namespace_private {
+        log::warning(format_args!("container {}: {NO_CGROUP}, its other processes may live on", state.id));
     }
     if let Some(rdt) = &state.rdt {
         rdt.remove()?;

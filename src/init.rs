@@ -12,6 +12,7 @@ use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{getpid, setsid};
 
+use crate::cgroup::delegate;
 use crate::container::{State, Status};
 use crate::error::{Context, Error, Field, Result};
 use crate::gate;
@@ -33,6 +34,8 @@ use crate::sys::process::{exit_now, reset_signals, unblock_signals};
 pub struct Inherited {
     pub root: OwnedFd,
     pub mount_sources: Vec<Option<OwnedFd>>,
+    /// Where init moves to, from the top of its cgroup namespace.
+    pub cgroup_leaf: Option<OwnedFd>,
     /// Where the terminal's master goes; without it, to create.
     pub console_socket: Option<OwnedFd>,
     /// Where `start` knocks; without it the program starts at once.
@@ -111,6 +114,8 @@ fn set_up(
     let callers_umask = umask(Mode::empty());
     setsid().context(|| "start a session")?;
     plan.namespaces.enter_as_init(joined)?;
+    // After it, since a cgroup namespace is rooted where init is when it makes it.
+    inherited.cgroup_leaf.map_or(Ok(()), delegate::enter)?;
     let proc = Proc::private();
     if inherited.new_keyring {
         join_keyring(plan.process.as_ref(), &proc, &state.id)?;

@@ -22,6 +22,7 @@
 //! | `linux.namespaces`, `timeOffsets` | [`linux::namespaces`] |
 //! | `linux.devices` | [`linux::devices`] |
 //! | `linux.cgroupsPath` | [`cgroup`] |
+//! | whom the cgroup belongs to, `annotations["run.oci.delegate-cgroup"]` | [`cgroup::delegate`] |
 //! | `linux.resources.devices` | [`cgroup::devices`] |
 //! | `linux.maskedPaths`, `readonlyPaths` | [`linux::paths`] |
 //! | `linux.sysctl` | [`linux::sysctl`] |

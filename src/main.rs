@@ -96,7 +96,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,
         Operation::Print(text) => print(&text)?,
         Operation::Check(options) => {
-            let (found, result) = check::check(&options.bundle);
+            let (found, result) = check::check(&options.bundle, global.manager());
             print(&found)?;
             result?;
         }

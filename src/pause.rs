@@ -28,7 +28,7 @@ fn change(root: &Path, id: &str, act: impl FnOnce(Status, &Cgroup) -> Result<()>
     container.lock()?;
     let state = container.state()?;
     let status = container.status(&state)?;
-    match state.open_cgroup()? {
+    match state.need_cgroup()? {
         Some(cgroup) => act(status, &cgroup),
         None => Err(wrong("container has no cgroup", status)),
     }

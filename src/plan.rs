@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use caps::Capability::CAP_LINUX_IMMUTABLE;
+use caps::Capability;
+use nix::unistd::Uid;
 
 use crate::bundle::Bundle;
-use crate::cgroup;
+use crate::cgroup::{self, Manager};
 use crate::linux::capabilities::Capabilities;
 use crate::linux::devices::{self, Devices};
 use crate::linux::hooks::Hooks;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     pub namespaces: Namespaces,
     pub cgroup: cgroup::Plan,
+    /// The user of the host whom the cgroup's files are to belong to, if the container may manage them.
+    pub cgroup_owner: Option<Uid>,
     pub rootfs: Rootfs,
     pub mounts: Mounts,
     pub devices: Devices,
@@ -72,7 +75,7 @@ pub struct Process {
 
 impl Plan {
     /// Reads the whole config; what is wrong with it goes to `report`, and then the plan must not be used.
-    pub fn new(bundle: &Bundle, id: &str, no_pivot: bool, report: &Report) -> Self {
+    pub fn new(bundle: &Bundle, id: &str, no_pivot: bool, manager: Manager, report: &Report) -> Self {
         let config = Node::root(&bundle.spec, report);
         config.expect_keys(&[
             "ociVersion",
@@ -97,9 +100,10 @@ impl Plan {
         let names = names::plan(&config, has(Kind::Uts));
         let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
         let process = config.object("process");
-        Self {
+        let mut plan = Self {
             annotations: plan_annotations(&config),
-            cgroup: cgroup::plan(Some(&linux), id),
+            cgroup: cgroup::plan(&config, Some(&linux), id),
+            cgroup_owner: None,
             rootfs: rootfs::plan(&config, &bundle.dir, has(Kind::Mount), no_pivot),
             mounts: mounts::plan(&config, &bundle.dir, has(Kind::Mount), has(Kind::Cgroup)),
             devices: devices::plan(&config, Some(&linux)),
@@ -112,7 +116,21 @@ impl Plan {
             process: process.and_then(|process| Process::plan(&process, &linux)),
             names,
             namespaces,
+        };
+        plan.cgroup_owner = plan.delegatee();
+        if manager == Manager::Disabled {
+            let makes_devices = plan.bounds(Capability::CAP_MKNOD);
+            plan.cgroup.refuse_without_cgroup(&linux, makes_devices);
+            plan.mounts.refuse_writable_cgroups(report);
         }
+        plan
+    }
+
+    /// Who runs the container's program, if it is to see its own cgroup as the top of a writable hierarchy: the spec
+    /// wants no ownership changed without both.
+    fn delegatee(&self) -> Option<Uid> {
+        let delegated = self.namespaces.is_new(Kind::Cgroup) && self.mounts.has_writable_cgroup();
+        self.process.as_ref().filter(|_| delegated).map(|process| process.user.uid())
     }
 
     pub fn terminal(&self) -> Option<&Terminal> {
@@ -121,7 +139,12 @@ impl Plan {
 
     /// Whether the container could take the immutable flag off a file that it gets hold of.
     pub fn may_clear_immutable(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.capabilities.bounds(CAP_LINUX_IMMUTABLE))
+        self.bounds(Capability::CAP_LINUX_IMMUTABLE)
+    }
+
+    /// Whether a program of the container may ever have a capability.
+    fn bounds(&self, capability: Capability) -> bool {
+        self.process.as_ref().is_some_and(|process| process.capabilities.bounds(capability))
     }
 
     /// What the config asks of this host that the host does not have.

@@ -10,9 +10,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, readlink};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::fs::{Resolve, openat2};
@@ -82,6 +83,12 @@ impl Proc {
         }
         Ok(())
     }
+}
+
+/// Whether a process of the host is on its way out, or gone. It loses its memory, and the program with it, before its
+/// files: when a descriptor that execve would close too is seen to close, this tells which of the two it was.
+pub fn is_ending(pid: Pid) -> bool {
+    matches!(readlink(format!("/proc/{pid}/exe").as_str()), Err(Errno::ENOENT | Errno::ESRCH))
 }
 
 fn mount_private() -> Result<OwnedFd> {

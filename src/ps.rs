@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 pub fn ps(root: &Path, options: &PsOptions) -> Result<Vec<u8>> {
     let list = || {
         let state = Container::open(root, &options.id)?.state()?;
-        let pids = match state.open_cgroup()? {
+        let pids = match state.need_cgroup()? {
             Some(cgroup) => cgroup.pids()?,
             None => Vec::new(),
         };

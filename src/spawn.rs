@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::linux::namespaces::{Joined, Namespaces};
-use crate::proc::Proc;
+use crate::proc::{Proc, is_ending};
 use crate::sync::{self, CreateEnd, FromInit, InitEnd, ToInit};
 use crate::sys::process::{Clone, clone3};
 
@@ -28,17 +28,36 @@ pub struct Spawned {
     pub sync: CreateEnd,
 }
 
+/// What clone3 means where the errno alone would send the reader astray.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EBUSY => {
+            ": its cgroup passes controllers on to others, and can have no processes (see cgroups(7))"
+        }
+        Errno::EOPNOTSUPP => ": its cgroup is threaded, or below one that is",
+        Errno::EAGAIN => {
+            ": no more processes may be made (pids.max of its cgroup or one above it, RLIMIT_NPROC)"
+        }
+        Errno::ENOMEM => {
+            ": no memory for it (memory.max of the caller's cgroup or one above it, or the host's own)"
+        }
+        _ => "",
+    }
+}
+
 /// Clones init, which does `init` and never comes back from it.
 pub fn spawn(
     namespaces: &Namespaces,
     joined: &Joined,
     proc: &Proc,
-    cgroup: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
     init: impl FnOnce(InitEnd) -> Infallible,
 ) -> Result<Spawned> {
     let ends = sync::pair()?;
     let cloned = namespaces.around_clone(joined, proc, |flags| {
-        clone3(flags, Some(cgroup)).context(|| "clone the container's first process")
+        clone3(flags, cgroup).map_err(|errno| {
+            Error::from(errno).because(format!("clone the container's first process{}", hint(errno)))
+        })
     })?;
     Ok(go_on(cloned, ends, init))
 }
@@ -141,16 +160,24 @@ impl Spawned {
         }
     }
 
-    /// It could not say what happened to it, but its parent is told how it ended.
+    /// The signal that has ended init, if it has ended and by one.
+    pub fn killed_by(&self) -> Option<Signal> {
+        match is_ending(self.pid).then(|| self.wait()) {
+            Some(Ok(WaitStatus::Signaled(_, signal, _))) => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// Until init has ended; it stays to be reaped.
+    fn wait(&self) -> Result<WaitStatus, Errno> {
+        waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+    }
+
+    /// Init could not say what happened to it, but its parent is told how it ended.
     fn unexplained_death(&self) -> Error {
-        match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+        match self.wait() {
             Ok(WaitStatus::Signaled(_, signal, _)) => {
-                let hint = if signal == Signal::SIGKILL {
-                    ": was it killed, or out of memory (is its memory limit too small)?"
-                } else {
-                    ""
-                };
-                Error::new(format!("the container's process was killed by {signal} during set-up{hint}"))
+                Error::new(format!("the container's process was killed by {signal} during set-up"))
             }
             Ok(WaitStatus::Exited(_, code)) => {
                 Error::new(format!("the container's process exited with {code} during set-up"))

@@ -13,6 +13,7 @@ use crate::gate;
 use crate::linux::hooks;
 use crate::log;
 use crate::notify::Notify;
+use crate::proc::is_ending;
 
 pub fn start(root: &Path, id: &str) -> Result<()> {
     open_gate(root, id).context(|| format!("start container {id}"))
@@ -29,7 +30,13 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
     })?;
     // Read while init executes the program: connecting was asking.
     let state = container.state()?;
-    gate::await_execution(gate).inspect_err(|error| after_failure(&mut container, &state, error))?;
+    let executed = match (gate::await_execution(gate), oom_kill(&state)?) {
+        // What a limit that is too small for execve, or for the program's first instructions, ends without a word.
+        (Ok(()), Some(killed)) => Err(killed),
+        (Err(error), Some(killed)) if error.kind() == Kind::WrongStatus => Err(killed),
+        (executed, _) => executed,
+    };
+    executed.inspect_err(|error| after_failure(&mut container, &state, error))?;
     run_poststart(&mut container, &state)?;
     if let Some(notify) = notify
         && let Some(pidfd) = state.init()?
@@ -40,12 +47,22 @@ fn open_gate(root: &Path, id: &str) -> Result<()> {
 }
 
 fn refusal(container: &Container) -> Error {
-    match container.state().and_then(|state| container.status(&state)) {
-        Ok(Status::Creating) => {
+    let found = container.state().and_then(|state| Ok((container.status(&state)?, oom_kill(&state)?)));
+    match found {
+        Ok((Status::Creating, _)) => {
             Error::of_kind(Kind::WrongStatus, "cannot start a container that is creating")
         }
+        Ok((Status::Stopped, Some(killed))) => killed.because(gate::already_started().to_string()),
         _ => gate::already_started(),
     }
+}
+
+/// The error that says so, if the container has a limit of memory and that has ended init.
+fn oom_kill(state: &State) -> Result<Option<Error>> {
+    let Some(watch) = state.oom_watch.as_ref().filter(|_| is_ending(Pid::from_raw(state.pid))) else {
+        return Ok(None);
+    };
+    state.open_cgroup()?.map_or(Ok(None), |cgroup| watch.killed(&cgroup))
 }
 
 /// A program that could not be executed leaves a stopped container, as with runc; a startContainer hook that failed

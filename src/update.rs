@@ -39,7 +39,7 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     container.lock()?;
     let state = container.state()?;
     let cgroup = state
-        .open_cgroup()?
+        .need_cgroup()?
         .ok_or_else(|| Error::of_kind(Kind::WrongStatus, "container not running: its cgroup is gone"))?;
     complete(&mut resources, &cgroup)?;
     let field = Field::root().child("linux").child("resources");

@@ -92,6 +92,13 @@ pub fn plan(resources: Option<&Node<'_>>) -> Filter {
     Filter { field, rules }
 }
 
+impl Filter {
+    /// Whether any access is left for the kernel to refuse.
+    pub fn denies_any(&self) -> bool {
+        compile(&self.rules).is_some()
+    }
+}
+
 fn plan_rule(node: &Node<'_>) -> Option<Rule> {
     node.expect_keys(&["allow", "type", "major", "minor", "access"]);
     let allow = node.required_boolean("allow");

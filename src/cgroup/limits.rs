@@ -34,10 +34,19 @@ impl Limit {
         Self { files: vec![(file.into(), value.to_string())], may_lack: false, field }
     }
 
+    /// Whether it asks for no limit, which holds without a cgroup too.
+    pub fn is_none(&self) -> bool {
+        self.files.iter().all(|(_, value)| value == "max")
+    }
+
+    /// The file that is written if this kernel has it.
+    pub fn file(&self) -> &str {
+        self.files.first().map_or("", |(file, _)| file)
+    }
+
     /// The controller that its file belongs to; `cgroup` is none, but the core.
     fn controller(&self) -> Option<&str> {
-        let (file, _) = self.files.first()?;
-        file.split('.').next().filter(|name| *name != "cgroup")
+        self.file().split('.').next().filter(|name| *name != "cgroup")
     }
 }
 
@@ -107,12 +116,34 @@ fn enable_in(dir: &Path, limits: &[&Limit]) -> Result<()> {
     Ok(())
 }
 
+/// Passes on all that there is to pass, from the top of the hierarchy to the children of `last`: for a container
+/// that manages cgroups of its own. A cgroup that cannot pass one on, as it has processes, is left as it is: then
+/// the container does without that one, as all below this cgroup do.
+pub fn enable_all(last: &Path, mount: &Cgroup2) -> Result<()> {
+    let mut dir = mount.path().to_path_buf();
+    let below = last.strip_prefix(mount.path()).unwrap_or(last);
+    for name in std::iter::once(None).chain(below.components().map(Some)) {
+        dir.extend(name);
+        let Some(cgroup) = Cgroup::open(&dir)? else { return Err(Errno::ENOENT).context(|| "open a parent") };
+        let passed = cgroup.controllers("subtree_control")?;
+        for controller in cgroup.controllers(".")?.difference(&passed) {
+            match cgroup.write("cgroup.subtree_control", &format!("+{controller}")) {
+                // EINVAL: a process with a realtime policy keeps cpu back. EOPNOTSUPP: it is threaded.
+                Ok(()) | Err(Errno::EBUSY | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
+                Err(errno) => return Err(explain(errno, controller, &dir)),
+            }
+        }
+    }
+    Ok(())
+}
+
 fn explain(errno: Errno, controller: &str, dir: &Path) -> Error {
     let what = format!("enable the cgroup controller {controller} in {}", dir.display());
     match errno {
         // EINVAL: no such controller; ENOENT: not in cgroup.controllers.
         Errno::EINVAL | Errno::ENOENT => Error::new(format!("{what}: this host does not have it there")),
         Errno::EBUSY => Error::new(format!("{what}: it has processes of its own (see cgroups(7))")),
+        Errno::ENOMEM => Error::new(format!("{what}: no memory for it (memory.max there or above it)")),
         _ => Error::from(errno).because(what),
     }
 }
@@ -174,21 +205,30 @@ impl Limit {
     }
 
     fn write(&self, cgroup: &Cgroup) -> Result<()> {
-        let mut missing = Ok(());
+        if self.write_to_first(cgroup)? {
+            return Ok(());
+        }
+        // Another process may have a parent pass the controller on right now: that is announced before the files are.
+        cgroup.settle()?;
+        if self.write_to_first(cgroup)? || self.may_lack {
+            return Ok(());
+        }
+        let (file, value) = self.files.first().map_or(("", ""), |(file, value)| (file, value));
+        Err(Error::new(format!("write {value} to {file}: this kernel does not have it")))
+    }
+
+    /// Whether there is one of the files.
+    fn write_to_first(&self, cgroup: &Cgroup) -> Result<bool> {
         for (file, value) in &self.files {
             match cgroup.write(file, value) {
-                Err(Errno::ENOENT) if self.may_lack => missing = Ok(()),
-                Err(Errno::ENOENT) => {
-                    let what = format!("write {value} to {file}: this kernel does not have it");
-                    missing = missing.and(Err(Error::new(what)));
-                }
+                Err(Errno::ENOENT) => {}
                 written => {
-                    return written
-                        .context(|| format!("write {value:?} to {}/{file}", cgroup.path().display()));
+                    let what = || format!("write {value:?} to {}/{file}", cgroup.path().display());
+                    return written.context(what).map(|()| true);
                 }
             }
         }
-        missing
+        Ok(false)
     }
 }
 
@@ -218,6 +258,13 @@ impl Cgroup {
         };
         let names = read().context(|| format!("read {}/{}", self.path.display(), file.to_string_lossy()))?;
         Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Waits for changes to the controllers of the hierarchy that are under way: a write that asks for no change takes
+    /// the same lock.
+    fn settle(&self) -> Result<()> {
+        let what = || format!("write to {}/cgroup.subtree_control", self.path.display());
+        self.write("cgroup.subtree_control", "\n").context(what)
     }
 
     /// What is in one of its files, without the last newline; None when there is no such file.

@@ -7,12 +7,15 @@
 //! kernel: <https://docs.kernel.org/admin-guide/cgroup-v2.html>
 
 mod cpu;
+pub mod delegate;
 pub mod devices;
 mod freeze;
 mod hugetlb;
 mod io;
 pub mod limits;
+mod manager;
 mod memory;
+pub mod oom;
 mod pids;
 mod rdma;
 mod remove;
@@ -34,6 +37,8 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
+pub use manager::Manager;
+
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::{Cgroup2, Host};
 use crate::log;
@@ -45,6 +50,8 @@ use crate::sys::fs::{Resolve, openat2};
 pub struct Plan {
     pub devices: devices::Filter,
     pub limits: Vec<limits::Limit>,
+    /// Where below it the container's first process goes.
+    pub leaf: Option<delegate::Leaf>,
     field: Field,
     place: Place,
 }
@@ -58,13 +65,14 @@ enum Place {
     Sibling(PathBuf),
 }
 
-/// Reads `/linux`; without a cgroupsPath the container's id is the name.
-pub fn plan(linux: Option<&Node<'_>>, id: &str) -> Plan {
+/// Reads `/linux`, and `/annotations` of the whole `config`; without a cgroupsPath the container's id is the name.
+pub fn plan(config: &Node, linux: Option<&Node>, id: &str) -> Plan {
     let resources = linux.and_then(|linux| linux.object("resources"));
     let limits = resources.as_ref().map(limits::plan).unwrap_or_default();
     let place = linux.and_then(plan_path).unwrap_or_else(|| Place::Sibling(id.into()));
     let field = linux.map_or_else(Field::root, |linux| linux.at("cgroupsPath"));
-    Plan { devices: devices::plan(resources.as_ref()), limits, field, place }
+    let leaf = delegate::plan_leaf(config);
+    Plan { devices: devices::plan(resources.as_ref()), limits, leaf, field, place }
 }
 
 fn plan_path(linux: &Node<'_>) -> Option<Place> {
@@ -90,11 +98,9 @@ impl Plan {
         };
         let own = host.own_cgroup().at(&self.field)?;
         let parent = own.parent().unwrap_or(&own);
-        if parent.components().any(|component| component == Component::ParentDir) {
-            let what = format!("place the cgroup beside {}: that is outside this namespace", own.display());
-            return Err(Error::new(what)).at(&self.field);
-        }
-        Ok(mount.join(parent.strip_prefix("/").unwrap_or(parent)).join(below))
+        Ok(mount
+            .join(visible(parent).context(|| "place the cgroup beside the caller's").at(&self.field)?)
+            .join(below))
     }
 }
 
@@ -157,8 +163,14 @@ impl Cgroup {
 
     /// The cgroup that a process is in now.
     pub fn of_process(host: &Host, pid: Pid) -> Result<Option<Self>> {
-        let path = host.cgroup_of(pid)?;
-        Self::open(&host.cgroup2()?.path().join(path.strip_prefix("/").unwrap_or(&path)))
+        Self::open(&host.cgroup2()?.path().join(visible(&host.cgroup_of(pid)?)?))
+    }
+
+    /// Opens the cgroup that this process is in.
+    pub fn of_caller(host: &Host) -> Result<Self> {
+        let path = host.cgroup2()?.path().join(visible(&host.own_cgroup()?)?);
+        Self::open(&path)?
+            .ok_or_else(|| Error::new(format!("open the caller's cgroup {}: it is gone", path.display())))
     }
 
     pub fn path(&self) -> &Path {
@@ -239,6 +251,17 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// Makes a cgroup below this one, unless it is there.
+    fn make_below(&self, path: &Path) -> Result<Self, Errno> {
+        match mkdirat(&self.fd, path, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let resolve = Resolve::BENEATH | Resolve::NO_SYMLINKS | Resolve::NO_XDEV;
+        let fd = openat2(&self.fd, path, libc::O_PATH | libc::O_DIRECTORY, 0, resolve)?;
+        Ok(Self { path: self.path.join(path), fd, made: Vec::new() })
+    }
+
     fn open_file(&self, name: &CStr, flags: OFlag) -> Result<OwnedFd, Errno> {
         openat(&self.fd, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
     }
@@ -252,18 +275,37 @@ impl AsFd for Cgroup {
     }
 }
 
+/// A path of /proc/self/cgroup as it stands below the cgroup2 mount.
+fn visible(path: &Path) -> Result<&Path> {
+    if path.components().any(|component| component == Component::ParentDir) {
+        return Err(Error::new(format!("cgroup {} is outside of the cgroup namespace", path.display())));
+    }
+    Ok(path.strip_prefix("/").unwrap_or(path))
+}
+
 /// Makes the directory `path` and its missing parents; `made` gets those that are new.
 fn make(mount: &Cgroup2, path: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     match make_one(mount, path, made) {
         Err(Errno::ENOENT) => {}
-        other => return other.context(|| format!("create cgroup {}", path.display())),
+        other => return other.map_err(|errno| not_made(path, errno)),
     }
     let mut walked = mount.path().to_path_buf();
     for name in below(mount, path).components() {
         walked.push(name);
-        make_one(mount, &walked, made).context(|| format!("create cgroup {}", walked.display()))?;
+        make_one(mount, &walked, made).map_err(|errno| not_made(&walked, errno))?;
     }
     Ok(())
+}
+
+fn not_made(path: &Path, errno: Errno) -> Error {
+    let hint = match errno {
+        Errno::EAGAIN => {
+            ": no more cgroups may be made (cgroup.max.descendants or cgroup.max.depth above it)"
+        }
+        Errno::ENOMEM => ": no memory for it (memory.max above it)",
+        _ => "",
+    };
+    Error::from(errno).because(format!("create cgroup {}{hint}", path.display()))
 }
 
 fn make_one(mount: &Cgroup2, path: &Path, made: &mut Vec<PathBuf>) -> Result<(), Errno> {
@@ -354,7 +396,8 @@ mod tests {
     fn planned(json: &str) -> std::result::Result<Plan, Vec<String>> {
         let report = Report::default();
         let map = parse(json.as_bytes(), &report).unwrap();
-        let plan = plan(Some(&Node::root(&map, &report)), "c1");
+        let linux = Node::root(&map, &report);
+        let plan = plan(&linux, Some(&linux), "c1");
         match report.finish() {
             Ok(_) => Ok(plan),
             Err(e) => Err(e.problems().iter().map(ToString::to_string).collect()),
@@ -397,7 +440,7 @@ mod tests {
     }
 
     /// Below the cgroup2 mount, of the test's own; None where there is none or it may not be written.
-    fn test_place(name: &str) -> Option<(Host, Plan, PathBuf)> {
+    pub(super) fn test_place(name: &str) -> Option<(Host, Plan, PathBuf)> {
         let host = Host::new().unwrap();
         let mount = match host.cgroup2() {
             Ok(mount) if nix::unistd::geteuid().is_root() => mount.path().to_path_buf(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use caps::Capability;
 use clap::Args;
 
+use crate::cgroup::Manager;
 use crate::list::Format;
 
 // What `create` and `run` have in common.
@@ -15,6 +16,9 @@ pub struct CreateOptions {
     /// The directory that holds the state of all containers.
     #[arg(skip)]
     pub root: PathBuf,
+    /// Who makes the cgroup.
+    #[arg(skip)]
+    pub cgroup_manager: Manager,
     /// Name of the new container
     pub id: String,
     /// The bundle: a directory with config.json

@@ -16,11 +16,14 @@ use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use super::{OCI_VERSION, Status};
-use crate::cgroup::Cgroup;
-use crate::error::{Context, Error, Result};
+use crate::cgroup::{Cgroup, Manager, oom};
+use crate::error::{Context, Error, Kind, Result};
 use crate::linux::hooks::Hook;
 use crate::linux::rdt;
 use crate::sys::process::pidfd_open;
+
+/// What is said to those who want something of it.
+pub const NO_CGROUP: &str = "the container has no cgroup, as it was made with --cgroup-manager disabled";
 
 /// What later commands need to know. Written before the cgroup is made (pid 0), again when init exists, and
 /// once more when `creating` ends.
@@ -53,6 +56,9 @@ pub struct State {
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
     pub rdt: Option<rdt::Assigned>,
+    pub cgroup_manager: Manager,
+    /// For `start`; none if the config limits no memory.
+    pub oom_watch: Option<oom::Watch>,
 }
 
 impl Default for State {
@@ -63,6 +69,8 @@ impl Default for State {
             id: String::new(),
             boot_id: String::new(),
             cgroup: None,
+            cgroup_manager: Manager::default(),
+            oom_watch: None,
             pid: 0,
             start_time: 0,
             creating: false,
@@ -121,6 +129,14 @@ impl State {
     /// The container's cgroup, if it exists.
     pub fn open_cgroup(&self) -> Result<Option<Cgroup>> {
         self.cgroup.as_deref().map_or(Ok(None), Cgroup::open)
+    }
+
+    /// The same for a command that can do nothing without one.
+    pub fn need_cgroup(&self) -> Result<Option<Cgroup>> {
+        match self.cgroup_manager {
+            Manager::Disabled => Err(Error::of_kind(Kind::WrongStatus, NO_CGROUP)),
+            Manager::Cgroupfs => self.open_cgroup(),
+        }
     }
 
     /// Processes and cgroups end with the boot; what has their names now is somebody else's.

@@ -78,6 +78,11 @@ impl FileSystem {
         self.kind == "tmpfs" && !self.has("mode")
     }
 
+    /// Whether it is the cgroup hierarchy as the runtime spec has it in its rules for cgroup ownership.
+    pub fn is_cgroup(&self) -> bool {
+        self.kind == "cgroup2" && self.source.as_deref() == Some("cgroup")
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.options.iter().any(|option| option.key == key)
     }

@@ -9,6 +9,8 @@
 //! <https://man7.org/linux/man-pages/man2/move_mount.2.html>,
 //! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
+mod cgroups;
+
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -218,10 +220,7 @@ impl Mount {
             Source::Path(path) => open_tree_clone(AT_FDCWD, path, flags)
                 .context(|| format!("open bind source {}", path.display()))
                 .at(&self.field.child("source"))?,
-            Source::Cgroup => {
-                let cgroup = cgroup.ok_or_else(|| Error::new("the container has no cgroup to be mounted"))?;
-                open_tree_clone(cgroup, Path::new(""), libc::AT_EMPTY_PATH).context(|| "open the cgroup")?
-            }
+            Source::Cgroup => cgroups::open_source(cgroup)?,
         };
         if self.destination == Path::new("/proc") {
             let magic = fstatfs(&tree).context(|| "statfs the bind source")?.filesystem_type();

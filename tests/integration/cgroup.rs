@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, cgroup_root, eventually, keel};
+use crate::sandbox::{Sandbox, cgroup_root, controller, eventually, keel, program};
 use crate::{needs, tests};
 
 tests![
@@ -20,6 +20,9 @@ tests![
     a_refused_create_removes_the_parents_that_it_made,
     cgroups_of_the_container_go_with_it_although_frozen,
     a_read_only_cgroup_mount_of_the_host_is_an_error,
+    a_border_to_the_number_of_cgroups_is_named,
+    a_cgroup_that_passes_controllers_on_is_told_from_one_in_use,
+    the_affinity_is_that_of_the_cgroup_and_not_the_callers,
 ];
 
 /// A cgroup of the test's own; it goes at the end.
@@ -163,4 +166,43 @@ fn a_read_only_cgroup_mount_of_the_host_is_an_error() {
     assert!(error.contains("Read-only file system"), "{error}");
     assert!(error.contains("/linux/cgroupsPath"), "{error}");
     assert_eq!(c.left(), Vec::<String>::new());
+}
+
+fn a_border_to_the_number_of_cgroups_is_named() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let _cgroup = Cgroup::new(&c.cgroup());
+    fs::write(c.cgroup().join("cgroup.max.descendants"), "0").unwrap();
+    c.set("/linux/cgroupsPath", format!("/{}/a", c.id)).write_config();
+    let error = c.keel(&["create", &c.id]).fails();
+    assert!(error.contains("cgroup.max.descendants") && error.contains("/linux/cgroupsPath"), "{error}");
+}
+
+/// The kernel has no process in a cgroup that passes controllers on.
+fn a_cgroup_that_passes_controllers_on_is_told_from_one_in_use() {
+    needs!(keel(), controller("hugetlb"));
+    let c = Sandbox::new();
+    let cgroup = Cgroup::new(&c.cgroup());
+    for passing in [&cgroup_root().unwrap(), &cgroup.0] {
+        fs::write(passing.join("cgroup.subtree_control"), "+hugetlb").unwrap();
+    }
+    c.write_config();
+    let error = c.keel(&["create", &c.id]).fails();
+    assert!(error.contains("passes controllers on"), "{error}");
+    assert!(c.containers().is_empty());
+}
+
+fn two_cpus() -> Result<(), String> {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    (online.trim_end() == "0-1").then_some(()).ok_or("needs exactly two CPUs".into())
+}
+
+fn the_affinity_is_that_of_the_cgroup_and_not_the_callers() {
+    needs!(keel(), controller("cpuset"), program("taskset"), two_cpus());
+    let mut c = Sandbox::new();
+    c.acts("report").write_config();
+    let cpus = |c: &Sandbox| c.behind(&["taskset", "-c", "1"], &["run", &c.id]).ok().json()["cpus"].clone();
+    assert_eq!(cpus(&c), "0-1");
+    c.set("/linux/resources/cpu", json!({"cpus": "0"})).write_config();
+    assert_eq!(cpus(&c), "0");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::sandbox::{Sandbox, eventually, is_keel, keel, processes_of};
+use crate::sandbox::{Sandbox, eventually, is_keel, keel, processes_of, program};
 use crate::{needs, tests};
 
 tests![
@@ -19,6 +19,8 @@ tests![
     force_takes_children_in_the_hosts_pid_namespace_along,
     children_that_outlive_init_are_deleted_with_it,
     a_nested_cgroup_is_deleted,
+    parents_of_the_cgroup_are_left_to_their_owner,
+    nothing_sleeps_until_the_last_process_has_ended,
     the_bundle_is_left_as_it_is,
     a_container_whose_bundle_is_gone_is_deleted,
     another_containers_cgroup_stays,
@@ -95,6 +97,31 @@ fn a_nested_cgroup_is_deleted() {
     c.kill("TERM").ok();
     c.wait_stopped();
     c.delete().ok();
+    assert_eq!(c.left(), Vec::<String>::new());
+}
+
+/// As with the peers: another container may be about to be made there.
+fn parents_of_the_cgroup_are_left_to_their_owner() {
+    let mut c = Sandbox::new();
+    c.set("/linux/cgroupsPath", format!("/{}/a/b", c.id)).running();
+    c.delete_force().ok();
+    let parent = c.cgroup().join("a");
+    assert!(!parent.join("b").exists());
+    fs::remove_dir(&parent).unwrap();
+    fs::remove_dir(c.cgroup()).unwrap();
+}
+
+fn nothing_sleeps_until_the_last_process_has_ended() {
+    needs!(keel(), program("strace"));
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 20 ; pause").created().start().ok();
+    c.wait_printed("ok");
+    let trace = c.dir.join("trace");
+    let strace =
+        ["strace", "-f", "-qq", "-e", "trace=nanosleep,clock_nanosleep,poll", "-o", trace.to_str().unwrap()];
+    c.behind(&strace, &["delete", "--force", &c.id]).ok();
+    let trace = fs::read_to_string(trace).unwrap();
+    assert!(!trace.contains("sleep") && trace.contains("poll("), "{trace}");
     assert_eq!(c.left(), Vec::<String>::new());
 }
 

@@ -17,6 +17,7 @@ tests![
     kill_all_reaches_every_process,
     kill_in_a_shared_pid_namespace_takes_the_children_along,
     kill_reaches_the_children_of_an_init_that_is_gone,
+    kill_takes_what_outlived_init_along,
     signal_zero_tells_whether_it_runs,
     a_pid_that_another_process_got_is_never_signalled,
     a_frozen_container_dies_of_kill,
@@ -134,6 +135,18 @@ fn kill_reaches_the_children_of_an_init_that_is_gone() {
         c.keel(&args).ok();
         eventually("the others are gone", || processes_of(&c.id).is_empty());
     }
+}
+
+fn kill_takes_what_outlived_init_along() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.without_namespace("pid").acts("spawn 2 ; exit 0").created().start().ok();
+    c.wait_stopped();
+    assert!(c.kill("TERM").fails().contains("not running"));
+    assert_eq!(processes_of(&c.id).len(), 2);
+    c.kill("KILL").ok();
+    eventually("both are gone", || processes_of(&c.id).is_empty());
+    assert!(c.kill("KILL").fails().contains("not running"));
 }
 
 fn signal_zero_tells_whether_it_runs() {

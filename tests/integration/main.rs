@@ -9,11 +9,14 @@ mod sandbox;
 
 mod capabilities;
 mod cgroup;
+mod cgroup_disabled;
+mod cgroup_mounts;
 mod check;
 mod cli;
 mod concurrency;
 mod crash;
 mod default_mounts;
+mod delegation;
 mod delete;
 mod device_rules;
 mod devices;
@@ -37,6 +40,7 @@ mod namespaces;
 mod net_devices;
 mod nginx;
 mod notify;
+mod oom;
 mod paths;
 mod pause;
 mod personality;
@@ -83,6 +87,10 @@ const TESTS: &[&[Test]] = &[
     events::TESTS,
     update::TESTS,
     cgroup::TESTS,
+    cgroup_mounts::TESTS,
+    cgroup_disabled::TESTS,
+    delegation::TESTS,
+    oom::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,

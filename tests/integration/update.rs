@@ -12,6 +12,7 @@ use crate::{needs, tests};
 tests![
     a_file_changes_limits,
     stdin_changes_limits,
+    a_controller_that_was_not_at_work_is_put_to_work,
     a_refused_value_leaves_the_old_limits,
     every_problem_of_a_file_is_named,
     device_rules_are_replaced,
@@ -47,6 +48,17 @@ fn stdin_changes_limits() {
     child.stdin.take().unwrap().write_all(br#"{"unified": {"hugetlb.2MB.max": "4194304"}}"#).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(c.limit("hugetlb.2MB.max"), "4194304");
+}
+
+fn a_controller_that_was_not_at_work_is_put_to_work() {
+    needs!(keel(), controller("hugetlb"));
+    let mut c = Sandbox::new();
+    c.set("/linux/cgroupsPath", format!("/{}/below", c.id)).running();
+    assert!(!c.cgroup().join("below/hugetlb.2MB.max").exists());
+    update(&c, &json!({"unified": {"hugetlb.2MB.max": "2097152"}})).ok();
+    assert_eq!(limit_of(&c, "below/hugetlb.2MB.max"), "2097152");
+    c.delete_force().ok();
+    fs::remove_dir(c.cgroup()).unwrap();
 }
 
 fn a_refused_value_leaves_the_old_limits() {

@@ -1,0 +1,78 @@
+//! Whether the out-of-memory killer was at work in a container's cgroup, for the error of a container that dies while
+//! it is set up: all that its parent sees is a SIGKILL.
+//!
+//! Kernel: <https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files> (memory.events)
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cgroup, Plan};
+use crate::error::{Error, Field, Result};
+
+/// What was so before the container's first process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// What limits its memory, if the config does.
+    pub field: Option<Field>,
+    before: Events,
+}
+
+/// What has happened in a cgroup and below it, which may be older than the container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Events {
+    /// Processes that the killer has taken there, whoever was out of memory.
+    oom_kill: u64,
+    /// How often it was the cgroup itself that was out of memory.
+    oom: u64,
+}
+
+impl Watch {
+    pub fn new(plan: &Plan, cgroup: &Cgroup) -> Result<Self> {
+        let limit = plan.limits.iter().rfind(|limit| limit.file() == "memory.max" && !limit.is_none());
+        let before = if cgroup.is_new() { Events::default() } else { Events::read(cgroup)? };
+        Ok(Self { field: limit.map(|limit| limit.field.clone()), before })
+    }
+
+    /// The error that says so, if the killer has taken a process of the cgroup or below since.
+    pub fn killed(&self, cgroup: &Cgroup) -> Result<Option<Error>> {
+        let now = Events::read(cgroup)?;
+        if now.oom_kill <= self.before.oom_kill {
+            return Ok(None);
+        }
+        let what = "the container's first process was killed by the out-of-memory killer";
+        Ok(Some(match &self.field {
+            Some(field) if now.oom > self.before.oom => {
+                let max = cgroup.value("memory.max")?.unwrap_or_default();
+                Error::new(format!("{what}: memory.max is {max}")).field(field)
+            }
+            _ => Error::new(format!("{what}: the host, or a cgroup above its own, is out of memory")),
+        }))
+    }
+}
+
+impl Events {
+    fn read(cgroup: &Cgroup) -> Result<Self> {
+        // Without the memory controller there is no such file, and nobody counts.
+        Ok(cgroup.value("memory.events")?.map_or_else(Self::default, |events| Self::parse(&events)))
+    }
+
+    fn parse(events: &str) -> Self {
+        let count = |name: &str| {
+            let line =
+                events.lines().filter_map(|line| line.split_once(' ')).find(|(known, _)| *known == name);
+            line.and_then(|(_, count)| count.parse().ok()).unwrap_or(0)
+        };
+        Self { oom_kill: count("oom_kill"), oom: count("oom") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_counted_and_not_mistaken_for_other_events() {
+        let events = "low 0\nhigh 1\nmax 20\noom 3\noom_kill 2\noom_group_kill 5";
+        assert_eq!(Events::parse(events), Events { oom_kill: 2, oom: 3 });
+        assert_eq!(Events::parse("oom_group_kill 1"), Events::default());
+    }
+}
