@@ -55,7 +55,7 @@ pub fn events(root: &Path, options: &EventsOptions) -> Result<()> {
         let state = container.state()?;
         let cgroup = match container.status(&state)? {
             Status::Stopped => None,
-            _ => state.open_cgroup()?,
+            _ => state.need_cgroup()?,
         };
         let init = state.init()?;
         let watched = Watched { id, cgroup: cgroup.ok_or_else(|| not_running(id))?, rdt: state.rdt };

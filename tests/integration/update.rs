@@ -55,8 +55,8 @@ fn a_controller_that_was_not_at_work_is_put_to_work() {
     let mut c = Sandbox::new();
     c.set("/linux/cgroupsPath", format!("/{}/below", c.id)).running();
     assert!(!c.cgroup().join("below/hugetlb.2MB.max").exists());
-    update(&c, &json!({"unified": {"hugetlb.2MB.max": "2097152"}})).ok();
-    assert_eq!(limit_of(&c, "below/hugetlb.2MB.max"), "2097152");
+    c.update(&json!({"unified": {"hugetlb.2MB.max": "2097152"}})).ok();
+    assert_eq!(c.limit("below/hugetlb.2MB.max"), "2097152");
     c.delete_force().ok();
     fs::remove_dir(c.cgroup()).unwrap();
 }
