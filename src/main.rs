@@ -91,6 +91,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Check(options) => {
             let (found, result) = check::check(&options.bundle);
             print(&found)?;
+            print(&check::seccomp(&options.bundle, &options.seccomp)?)?;
             result?;
         }
     }

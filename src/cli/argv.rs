@@ -9,12 +9,13 @@ pub(super) const GLOBAL_VALUES: [&str; 6] =
 
 /// Every long option of every command.
 #[rustfmt::skip]
-pub(super) const LONG_OPTIONS: [&str; 37] = [
+pub(super) const LONG_OPTIONS: [&str; 38] = [
     "all", "blkio-weight", "bundle", "cgroup-manager", "console-socket", "cpu-burst", "cpu-idle",
     "cpu-period", "cpu-quota", "cpu-share", "cpuset-cpus", "cpuset-mems", "debug", "detach", "force",
     "format", "help", "keep", "log", "log-format", "log-level", "memory", "memory-reservation",
     "memory-swap", "no-new-keyring", "no-pivot", "no-subreaper", "pid-file", "pidfd-socket", "pids-limit",
-    "preserve-fds", "quiet", "resources", "root", "rootless", "systemd-cgroup", "version",
+    "preserve-fds", "quiet", "resources", "root", "rootless", "seccomp", "systemd-cgroup",
+    "version",
 ];
 
 /// Go's flag package takes `-bundle` for `--bundle`, and some callers write it so.
