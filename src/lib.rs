@@ -29,6 +29,7 @@
 //! | `linux.netDevices` | [`linux::net_devices`] |
 //! | `linux.personality` | [`linux::personality`] |
 //! | `linux.memoryPolicy` | [`linux::memory_policy`] |
+//! | `linux.seccomp` | [`linux::seccomp`] |
 //! | `linux.intelRdt` | [`linux::rdt`] |
 //! | refused yet: `linux.uidMappings`, `gidMappings`, `seccomp` | [`plan`] |
 //! | the other `linux.resources` | a file each in `cgroup/`, written by [`cgroup::limits`] |

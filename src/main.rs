@@ -98,6 +98,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Check(options) => {
             let (found, result) = check::check(&options.bundle, global.manager());
             print(&found)?;
+            print(&check::seccomp(&options.bundle, &options.seccomp)?)?;
             result?;
         }
     }

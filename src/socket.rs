@@ -38,6 +38,22 @@ pub fn send_fd(socket: impl AsFd, text: &[u8], fd: BorrowedFd<'_>) -> Result<(),
     Ok(())
 }
 
+/// Sends a text of any length over a stream, and a descriptor with its first part.
+pub fn send_all_with_fd(socket: impl AsFd, text: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fds = [fd.as_raw_fd()];
+    let mut control = &[ControlMessage::ScmRights(&fds)][..];
+    let mut rest = text;
+    while !rest.is_empty() {
+        let socket = socket.as_fd().as_raw_fd();
+        match sendmsg::<()>(socket, &[IoSlice::new(rest)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(sent) => (rest, control) = (&rest[sent..], &[]),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
 /// Receives one message: its length, 0 at the end, and the descriptor that came with it.
 pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut parts = [IoSliceMut::new(buffer)];

@@ -208,6 +208,17 @@ impl<'a> Node<'a> {
             .collect()
     }
 
+    /// The same with each one's index, for the hundreds of which few are ever pointed to.
+    pub fn indexed_strings(&self, key: &str) -> impl Iterator<Item = (usize, &'a str)> {
+        self.array(key).iter().enumerate().filter_map(move |(i, value)| {
+            if value.as_str().is_none() {
+                let reason = format_args!("must be a string, not {}", brief(value));
+                self.report.problem(self.at(key).child(i), reason);
+            }
+            Some((i, value.as_str()?))
+        })
+    }
+
     /// The ids of an array, each with its pointer; absent is empty.
     pub fn u32s(&self, key: &str) -> Vec<(u32, Field)> {
         self.elements(key, "a whole number from 0 to 4294967295", |v| v.as_u64()?.try_into().ok()).collect()

@@ -9,15 +9,16 @@ pub(super) const GLOBAL_VALUES: [&str; 6] =
 
 /// Every long option of every command.
 #[rustfmt::skip]
-pub(super) const LONG_OPTIONS: [&str; 57] = [
+pub(super) const LONG_OPTIONS: [&str; 58] = [
     "additional-gids", "all", "apparmor", "blkio-weight", "bundle", "cap", "cgroup", "cgroup-manager",
     "console-socket", "cpu-burst", "cpu-idle", "cpu-period", "cpu-quota", "cpu-rt-period",
     "cpu-rt-runtime", "cpu-share", "cpuset-cpus", "cpuset-mems", "cwd", "debug", "detach", "env",
     "force", "format", "help", "ignore-paused", "interval", "keep", "kernel-memory",
-    "kernel-memory-tcp", "l3-cache-schema", "log", "log-format", "log-level", "mem-bw-schema", "memory",
-    "memory-reservation", "memory-swap", "no-new-keyring", "no-new-privs", "no-pivot", "no-subreaper",
-    "pid-file", "pidfd-socket", "pids-limit", "preserve-fds", "process", "process-label", "quiet",
-    "resources", "root", "rootless", "stats", "systemd-cgroup", "tty", "user", "version",
+    "kernel-memory-tcp", "l3-cache-schema", "log", "log-format", "log-level", "mem-bw-schema",
+    "memory", "memory-reservation", "memory-swap", "no-new-keyring", "no-new-privs", "no-pivot",
+    "no-subreaper", "pid-file", "pidfd-socket", "pids-limit", "preserve-fds", "process",
+    "process-label", "quiet", "resources", "root", "rootless", "seccomp", "stats", "systemd-cgroup",
+    "tty", "user", "version",
 ];
 
 /// Go's flag package takes `-bundle` for `--bundle`, and some callers write it so. Not behind `--`, nor where the

@@ -316,4 +316,8 @@ pub struct CheckOptions {
     /// A directory with config.json
     #[arg(default_value = ".")]
     pub bundle: PathBuf,
+
+    /// Say what the seccomp filter does with these system calls, by name or number
+    #[arg(long, value_name = "CALL", value_delimiter = ',')]
+    pub seccomp: Vec<String>,
 }

@@ -21,6 +21,7 @@ pub mod rdt;
 pub mod rlimits;
 pub mod rootfs;
 pub mod schedule;
+pub mod seccomp;
 pub mod self_exe;
 pub mod sysctl;
 pub mod terminal;

@@ -13,6 +13,7 @@ pub mod net;
 pub mod process;
 pub mod raw;
 pub mod schedule;
+pub mod seccomp;
 pub mod terminal;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -51,6 +51,13 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
     check_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
 }
 
+/// `pidfd_getfd(pidfd, target, 0)` — a copy of another process's descriptor, by the number that it has there. See
+/// `pidfd_getfd(2)`. Since Linux 5.6.
+pub fn pidfd_getfd(pidfd: impl AsFd, target: RawFd) -> Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), target, 0) })
+}
+
 /// `pidfd_send_signal(pidfd, signal, NULL, 0)` — sends a signal, real-time ones included. See
 /// `pidfd_send_signal(2)`. Since Linux 5.1.
 pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {

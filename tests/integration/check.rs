@@ -18,6 +18,7 @@ tests![
     an_unsupported_version_is_a_problem,
     a_missing_config_is_an_error,
     the_current_directory_is_the_default_bundle,
+    what_the_seccomp_filter_does_with_a_call_can_be_asked,
 ];
 
 fn check(c: &Sandbox) -> crate::sandbox::Output {
@@ -137,4 +138,38 @@ fn the_current_directory_is_the_default_bundle() {
     let c = Sandbox::new();
     c.write_config();
     c.keel(&["check"]).ok();
+}
+
+fn what_the_seccomp_filter_does_with_a_call_can_be_asked() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let ask = |c: &Sandbox, calls: &str| {
+        c.write_config();
+        c.keel(&["check", c.bundle().to_str().unwrap(), "--seccomp", calls])
+    };
+    assert_eq!(ask(&c, "mount").stdout, "no seccomp filter: every call is allowed\n");
+    let condition = json!({"index": 0, "value": 1, "op": "SCMP_CMP_EQ"});
+    c.set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 2},
+            {"names": ["personality"], "action": "SCMP_ACT_TRAP", "args": [condition]},
+        ]}),
+    );
+    let architecture = format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase());
+    assert_eq!(
+        ask(&c, "mount,personality,999").stdout.lines().rev().take(3).collect::<Vec<_>>(),
+        [
+            format!("999 on {architecture}: SCMP_ACT_ALLOW"),
+            format!("personality on {architecture}: SCMP_ACT_TRAP or SCMP_ACT_ALLOW, as its arguments are"),
+            format!("mount on {architecture}: SCMP_ACT_ERRNO (ENOENT, 2)"),
+        ]
+    );
+    let unknown = ask(&c, "munt");
+    assert!(
+        unknown.stderr.contains("check --seccomp: there is no system call \"munt\""),
+        "{}",
+        unknown.stderr
+    );
+    assert_eq!(unknown.code, 1);
 }

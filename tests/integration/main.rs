@@ -51,6 +51,7 @@ mod rlimits;
 mod root_mount;
 mod rootfs;
 mod scheduling;
+mod seccomp_libseccomp;
 mod spec;
 mod state;
 mod stdio_fds;
@@ -101,6 +102,7 @@ const TESTS: &[&[Test]] = &[
     scheduling::TESTS,
     memory_policy::TESTS,
     personality::TESTS,
+    seccomp_libseccomp::TESTS,
     lsm::TESTS,
     keyring::TESTS,
     hooks::TESTS,
