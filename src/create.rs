@@ -30,7 +30,7 @@ use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::relay::Console;
 use crate::socket;
-use crate::spawn::{Spawned, spawn};
+use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
 
@@ -265,10 +265,18 @@ impl Making<'_> {
 
         // A delete --force kills init and counts on us to notice, whatever a hook does.
         let hook_ends: Vec<_> = [spawned.pidfd.as_fd()].into_iter().chain(*interrupt).collect();
-        let terminal = spawned.await_ready(*interrupt, || {
-            let stdin = state.oci_state(Status::Creating, state.pid);
-            hooks::run(&plan.hooks.prestart, &stdin, &hook_ends)?;
-            hooks::run(&plan.hooks.create_runtime, &stdin, &hook_ends)
+        let terminal = spawned.await_ready(*interrupt, |request| {
+            let oci_state = state.oci_state(Status::Creating, state.pid);
+            match request {
+                Request::Mounted => {
+                    hooks::run(&plan.hooks.prestart, &oci_state, &hook_ends)?;
+                    hooks::run(&plan.hooks.create_runtime, &oci_state, &hook_ends)
+                }
+                Request::Listener(listener) => plan
+                    .process
+                    .as_ref()
+                    .map_or(Ok(()), |process| process.send_listener(&listener, spawned.pid, &oci_state)),
+            }
         })?;
         if let Some(cgroup) = &self.cgroup {
             // Init has moved to the leaf by now.

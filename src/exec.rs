@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup::Cgroup;
 use crate::cli::ExecOptions;
-use crate::container::{Container, State};
+use crate::container::{Container, State, Status};
 use crate::create::{self, check_terminal};
 use crate::error::{self, Context, Error, Field, Result};
 use crate::handover;
@@ -30,7 +30,7 @@ use crate::plan::Process;
 use crate::proc::Proc;
 use crate::relay::{self, Console, Signals};
 use crate::socket;
-use crate::spawn::{Spawned, spawn_beside};
+use crate::spawn::{Request, Spawned, spawn_beside};
 use crate::spec::{self, Node, Report};
 use crate::sys::process::pidfd_send_signal;
 
@@ -169,7 +169,13 @@ fn start(
     let started = prepare(process, state, &proc, spawned.pid)
         .and_then(|()| pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid)))
         .and_then(|()| {
-            let terminal = spawned.await_ready(interrupt, || Ok(()))?;
+            let terminal = spawned.await_ready(interrupt, |request| match request {
+                Request::Mounted => Ok(()),
+                Request::Listener(listener) => {
+                    let oci_state = state.oci_state(Status::Running, state.pid);
+                    process.send_listener(&listener, spawned.pid, &oci_state)
+                }
+            })?;
             let sized = process.terminal.as_ref().is_some_and(|terminal| terminal.size.is_some());
             // Before the program starts, which may ask for the size at once.
             let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;

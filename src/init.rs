@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
@@ -16,8 +16,10 @@ use crate::cgroup::delegate;
 use crate::container::{State, Status};
 use crate::error::{Context, Error, Field, Result};
 use crate::gate;
+use crate::linux::capabilities::Granted;
 use crate::linux::namespaces::{Joined, Kind};
 use crate::linux::program::Program;
+use crate::linux::seccomp::Seccomp;
 use crate::linux::terminal::Pty;
 use crate::linux::{
     capabilities, devices, hooks, keyring, mounts, net_devices, paths, rootfs, schedule, sysctl, terminal,
@@ -82,7 +84,7 @@ pub fn live(
         _ => None,
     };
     let error = match ready {
-        Some(program) => start(plan, state, program),
+        Some(program) => start(plan, state, program, create),
         None => Error::new("there is no process to start").field(&Field::root().child("process")),
     };
     if let Some(caller) = caller {
@@ -92,20 +94,28 @@ pub fn live(
 }
 
 /// A program that can be executed as things stand.
-pub struct Found {
+pub struct Found<'p> {
     program: Program,
     path: CString,
+    /// What is left to be loaded, at the last moment: the fewer system calls follow it, the less it must allow.
+    filter: Option<Filter<'p>>,
+}
+
+struct Filter<'p> {
+    seccomp: &'p Seccomp,
+    /// Without no_new_privs the load takes CAP_SYS_ADMIN, which goes after it.
+    granted: Option<Granted>,
 }
 
 /// The container, up to the user's program.
-fn set_up(
-    plan: &Plan,
+fn set_up<'p>(
+    plan: &'p Plan,
     state: &State,
     joined: &Joined,
     inherited: Inherited,
     create: &InitEnd,
     kept: &[Option<i32>],
-) -> Result<Option<Found>> {
+) -> Result<Option<Found<'p>>> {
     // Nobody in a joined namespace may look into this process, which still holds the host's descriptors.
     prctl::set_dumpable(false).context(|| "become undumpable")?;
     gate::hold_signals()?;
@@ -163,19 +173,20 @@ fn set_up(
     if let Some(terminal) = terminal {
         terminal.become_stdio()?;
     }
-    restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept).map(Some)
+    restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept, create).map(Some)
 }
 
 /// Takes the process from root on the host to the config's user with no more rights than it is given. The same for
 /// the container's first process and for those of `exec`.
-pub fn restrict(
-    process: &Process,
+pub fn restrict<'p>(
+    process: &'p Process,
     root: &Root,
     proc: Proc,
     callers_umask: Mode,
     first_private_fd: u32,
     kept: &[Option<i32>],
-) -> Result<Found> {
+    parent: &InitEnd,
+) -> Result<Found<'p>> {
     if process.no_new_privileges {
         capabilities::set_no_new_privileges()?;
     }
@@ -208,26 +219,54 @@ pub fn restrict(
     if !entered {
         program.enter_cwd(root)?;
     }
-    granted.apply()?;
+    let filter = match &process.seccomp {
+        Some(seccomp) if !process.no_new_privileges => {
+            granted.apply_before_filter()?;
+            Some(Filter { seccomp, granted: Some(granted) })
+        }
+        seccomp => {
+            granted.apply()?;
+            seccomp.as_ref().map(|seccomp| Filter { seccomp, granted: None })
+        }
+    };
     // As the final user, with the final capabilities: what is found now is what execve will take.
     let path = program.find()?;
     // All are held back until execve, so that none can end this process meanwhile.
     reset_signals().context(|| "reset signals")?;
-    Ok(Found { program, path })
+    match filter {
+        // Its agent gets it from the parent, which is there until the process is ready and no longer.
+        Some(filter) if filter.seccomp.listener().is_some() => {
+            filter.load(parent)?;
+            Ok(Found { program, path, filter: None })
+        }
+        filter => Ok(Found { program, path, filter }),
+    }
+}
+
+impl Filter<'_> {
+    /// Of what this calls, and what follows it, the plan knows (`Process::calls_after_filter`).
+    fn load(&self, parent: &InitEnd) -> Result<()> {
+        if let Some(listener) = self.seccomp.load()? {
+            // By its number: sendmsg(2) may be one of the calls that wait for the agent. It stays open until execve.
+            parent.listener(listener.into_raw_fd())?;
+        }
+        self.granted.as_ref().map_or(Ok(()), Granted::drop_sys_admin)
+    }
 }
 
 /// Becomes the user's program; returns only to say why not.
-fn start(plan: &Plan, state: &State, found: Found) -> Error {
+fn start(plan: &Plan, state: &State, found: Found, create: &InitEnd) -> Error {
     let hooks = &plan.hooks.start_container;
     let hooks_run =
         if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created), &[]) };
-    hooks_run.map_or_else(|error| error, |()| found.execute())
+    hooks_run.map_or_else(|error| error, |()| found.execute(create))
 }
 
-impl Found {
+impl Found<'_> {
     /// Returns only to say why not.
-    pub fn execute(self) -> Error {
-        match unblock_signals().context(|| "unblock signals") {
+    pub fn execute(self, parent: &InitEnd) -> Error {
+        let load = || self.filter.as_ref().map_or(Ok(()), |filter| filter.load(parent));
+        match unblock_signals().context(|| "unblock signals").and_then(|()| load()) {
             Ok(()) => self.program.execute(&self.path),
             Err(error) => error,
         }

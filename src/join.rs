@@ -47,10 +47,10 @@ pub fn live(process: &Process, joining: Joining<'_>, exec: &InitEnd) -> Result<I
     if exec.receive()?.is_none() {
         exit_now(1);
     }
-    Err(found.execute())
+    Err(found.execute(exec))
 }
 
-fn set_up(process: &Process, joining: Joining<'_>, exec: &InitEnd) -> Result<Found> {
+fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Result<Found<'p>> {
     let kept = [Some(exec.as_fd().as_raw_fd()), log::descriptor()];
     gate::hold_signals()?;
     process.exec_affinity.apply_final()?;
@@ -75,5 +75,5 @@ fn set_up(process: &Process, joining: Joining<'_>, exec: &InitEnd) -> Result<Fou
         }
         pty.become_stdio()?;
     }
-    restrict(process, &root, proc, callers_umask, joining.first_private_fd, &kept)
+    restrict(process, &root, proc, callers_umask, joining.first_private_fd, &kept, exec)
 }

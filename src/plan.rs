@@ -6,12 +6,14 @@
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config.md>
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 
 use caps::Capability;
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 
 use crate::bundle::Bundle;
 use crate::cgroup::{self, Manager};
+use crate::error::{Error, Result};
 use crate::linux::capabilities::Capabilities;
 use crate::linux::devices::{self, Devices};
 use crate::linux::hooks::Hooks;
@@ -29,6 +31,7 @@ use crate::linux::rdt::{self, Rdt};
 use crate::linux::rlimits::Rlimits;
 use crate::linux::rootfs::{self, Rootfs};
 use crate::linux::schedule::{ExecAffinity, IoPriority, Scheduler};
+use crate::linux::seccomp::Seccomp;
 use crate::linux::sysctl::{self, Private, Sysctl};
 use crate::linux::terminal::{self, Terminal};
 use crate::linux::user::User;
@@ -62,6 +65,7 @@ pub struct Process {
     pub labels: Labels,
     pub personality: Option<Personality>,
     pub memory_policy: Option<MemoryPolicy>,
+    pub seccomp: Option<Seccomp>,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
     pub rlimits: Rlimits,
@@ -173,6 +177,7 @@ impl Process {
             labels: Labels::of_process(process),
             personality: Personality::plan(linux),
             memory_policy: MemoryPolicy::plan(linux),
+            seccomp: Seccomp::plan(linux),
             capabilities: Capabilities::plan(process),
             no_new_privileges: process.boolean("noNewPrivileges"),
             rlimits: Rlimits::plan(process),
@@ -183,9 +188,43 @@ impl Process {
             terminal: terminal::plan(process),
             user: user?,
         };
+        plan.check_filter(linux);
         Some(plan)
     }
+
+    /// A filter holds for the runtime too, as soon as it is loaded.
+    fn check_filter(&self, linux: &Node) {
+        let Some(seccomp) = &self.seccomp else { return };
+        let blocked = |calls: &[&'static str], agent_is_there| seccomp.first_blocked(calls, agent_is_there);
+        let own: &[&str] = if self.no_new_privileges { &[] } else { &["capset"] };
+        let listens = seccomp.listener().is_some();
+        let found = match listens {
+            // From its load on, which is before the process is ready.
+            true => blocked(&["write"], false).or_else(|| blocked(&[own, &CALLS_UNTIL_START].concat(), true)),
+            false => blocked(own, false),
+        };
+        if let Some((call, action)) = found.or_else(|| blocked(&["execve"], listens)) {
+            let reason = format_args!("keeps the runtime from {call}, which follows its load: {action}");
+            linux.problem("seccomp", reason);
+        }
+    }
+
+    /// Sends the descriptor by which an agent answers system calls of the process `pid`.
+    pub fn send_listener(&self, listener: &OwnedFd, pid: Pid, state: &[u8]) -> Result<()> {
+        match self.seccomp.as_ref().and_then(Seccomp::listener) {
+            Some(agent) => agent.send(listener.as_fd(), pid, state),
+            None => Err(Error::new("there is no seccomp agent")),
+        }
+    }
 }
+
+/// What is called between the load of a filter with an agent and execve: to say that all is set up, to be told to go on,
+/// and to wait at the gate.
+#[rustfmt::skip]
+const CALLS_UNTIL_START: [&str; 9] = [
+    "listen", "sendto", "recvmsg", "accept4", if cfg!(target_arch = "x86_64") { "poll" } else { "ppoll" }, "read",
+    "close", "rt_sigprocmask", "exit_group",
+];
 
 #[rustfmt::skip]
 const PROCESS_KEYS: [&str; 15] = [
@@ -223,9 +262,6 @@ fn plan_annotations(config: &Node) -> BTreeMap<String, String> {
 
 /// Clear words instead of a container that lacks what it counts on.
 fn refuse_unsupported(linux: &Node) {
-    if linux.has("seccomp") {
-        linux.problem("seccomp", "seccomp filters are not supported yet");
-    }
     for key in ["uidMappings", "gidMappings"] {
         if linux.value(key).is_some_and(|mappings| mappings.as_array().is_none_or(|list| !list.is_empty())) {
             linux.problem(key, "user namespaces are not supported yet");

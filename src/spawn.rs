@@ -19,7 +19,15 @@ use crate::error::{Context, Error, Result};
 use crate::linux::namespaces::{Joined, Namespaces};
 use crate::proc::{Proc, is_ending};
 use crate::sync::{self, CreateEnd, FromInit, InitEnd, ToInit};
-use crate::sys::process::{Clone, clone3};
+use crate::sys::process::{Clone, clone3, pidfd_getfd};
+
+/// What the process waits for.
+pub enum Request {
+    /// It has made its mounts.
+    Mounted,
+    /// Its filter leaves system calls to an agent, which is to get this.
+    Listener(OwnedFd),
+}
 
 /// The process that will become the container's.
 pub struct Spawned {
@@ -110,12 +118,12 @@ fn go_on(
 }
 
 impl Spawned {
-    /// Serves the process until it is ready, and takes its terminal's master. `mounted` is what is to be done when it
-    /// has made its mounts. Gives up as soon as `interrupt` is readable.
+    /// Serves the process until it is ready, and takes its terminal's master. Gives up as soon as `interrupt` is
+    /// readable.
     pub fn await_ready(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
-        mounted: impl Fn() -> Result<()>,
+        serve: impl Fn(Request) -> Result<()>,
     ) -> Result<Option<OwnedFd>> {
         let mut terminal = None;
         loop {
@@ -123,8 +131,12 @@ impl Spawned {
             match self.sync.receive()? {
                 FromInit::Terminal(master) => terminal = Some(master),
                 FromInit::Mounted => {
-                    mounted()?;
+                    serve(Request::Mounted)?;
                     self.tell(ToInit::Continue)?;
+                }
+                FromInit::Listener(number) => {
+                    let listener = pidfd_getfd(&self.pidfd, number);
+                    serve(Request::Listener(listener.context(|| "take the seccomp listener from init")?))?;
                 }
                 FromInit::Ready => return Ok(terminal),
                 FromInit::Failed(error) => return Err(error),

@@ -3,10 +3,12 @@
 //! Init tells how far it is, create tells when to go on. A closed socket is a message too: the other side
 //! is dead. Init's end closes by itself at execve, and by then nobody may still need it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
+
+use nix::unistd::write;
 
 use crate::error::{Context, Error, Result};
 use crate::socket::{receive, send_fd};
@@ -17,6 +19,8 @@ pub enum FromInit {
     Mounted,
     /// The terminal's master, for a `run` in the foreground.
     Terminal(OwnedFd),
+    /// The number of the descriptor that a seccomp agent is to get, among init's.
+    Listener(RawFd),
     /// All is set up but the user's program.
     Ready,
     /// Init gave up and is exiting.
@@ -40,6 +44,7 @@ const MOUNTED: u8 = 1;
 const TERMINAL: u8 = 2;
 const READY: u8 = 3;
 const FAILED: u8 = 4;
+const LISTENER: u8 = 5;
 
 /// The longest message; an error's text is cut to it by the sender.
 const LONGEST: usize = 16 << 10; // bytes
@@ -73,6 +78,9 @@ impl CreateEnd {
             (MOUNTED, _) => FromInit::Mounted,
             (READY, _) => FromInit::Ready,
             (TERMINAL, Some(master)) => FromInit::Terminal(master),
+            (LISTENER, _) if let Ok(number) = body.try_into() => {
+                FromInit::Listener(RawFd::from_ne_bytes(number))
+            }
             (FAILED, _) => FromInit::Failed(Error::from_json(body)),
             _ => return Err(Error::new("receive from init: not a message of this keel")),
         })
@@ -98,6 +106,13 @@ impl InitEnd {
 
     pub fn terminal(&self, master: BorrowedFd<'_>) -> Result<()> {
         send_fd(&self.0, &[TERMINAL], master).context(|| "send the terminal to run")
+    }
+
+    /// By write(2), which is the one call that no profile may leave to the agent.
+    pub fn listener(&self, number: RawFd) -> Result<()> {
+        let mut message = vec![LISTENER];
+        message.extend(number.to_ne_bytes());
+        write(&self.0, &message).map(drop).context(|| "tell of the seccomp listener")
     }
 
     pub fn ready(&self) -> Result<()> {
