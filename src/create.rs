@@ -256,7 +256,7 @@ impl Making<'_> {
             }
             match mode {
                 Mode::Create => spawned.tell(ToInit::Commit),
-                Mode::Detached | Mode::Foreground => spawned.execute(),
+                Mode::Detached | Mode::Foreground => spawned.execute(*interrupt),
             }
         };
         commit().inspect_err(|_| options.pid_file.iter().for_each(|path| handover::remove_pid_file(path)))?;
