@@ -300,7 +300,7 @@ impl Making<'_> {
             }
             match mode {
                 Mode::Create => spawned.tell(ToInit::Commit),
-                Mode::Detached | Mode::Foreground => spawned.execute(),
+                Mode::Detached | Mode::Foreground => spawned.execute(*interrupt),
             }
         };
         commit().inspect_err(|_| self.remove_pid_file())?;

@@ -9,15 +9,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::cgroup::Cgroup;
 use crate::cli::ExecOptions;
 use crate::container::{Container, State, Status};
 use crate::create::{self, check_terminal};
-use crate::error::{self, Context, Error, Field, Result};
+use crate::error::{self, Context, Error, Field, Problem, Result};
 use crate::handover;
 use crate::host::Host;
 use crate::init;
@@ -42,9 +44,12 @@ pub fn exec(root: &Path, options: &ExecOptions, own: &create::Process) -> Result
 fn add_process(root: &Path, options: &ExecOptions, own: &create::Process) -> Result<i32> {
     let container = Container::open(root, &options.id)?;
     let state = container.state()?;
-    let first = first_process(&state, options.ignore_paused)?;
+    let first = first_process(&container, &state, options.ignore_paused)?;
     let host = Host::new()?;
-    let plan = Plan::new(&container.config()?, options)?;
+    let plan = container
+        .config()
+        .and_then(|config| Plan::new(&config, options))
+        .map_err(|error| explain(error, first.as_fd(), options))?;
     if own.protection == Protection::UnlessImmutableIsCleared && plan.may_clear_immutable {
         match self_exe::restart()? {}
     }
@@ -53,7 +58,7 @@ fn add_process(root: &Path, options: &ExecOptions, own: &create::Process) -> Res
     let signals = if options.detach { None } else { Some(relay::block_signals()?) };
     let interrupt = signals.as_ref().map(Signals::interrupt);
     let (spawned, console) = start(&plan, &state, first.as_fd(), &host, options, own, interrupt)
-        .map_err(|error| plan.explain(error, options))?;
+        .map_err(|error| explain(error, first.as_fd(), options))?;
     match signals {
         Some(signals) => relay::foreground(&signals, spawned.pid, spawned.pidfd.as_fd(), console, None),
         None => Ok(0),
@@ -61,12 +66,13 @@ fn add_process(root: &Path, options: &ExecOptions, own: &create::Process) -> Res
 }
 
 /// The container's first process, in whose namespaces the new one will be.
-fn first_process(state: &State, ignore_paused: bool) -> Result<OwnedFd> {
+fn first_process(container: &Container, state: &State, ignore_paused: bool) -> Result<OwnedFd> {
     let refuse = |why| Error::of_kind(error::Kind::WrongStatus, format!("cannot exec in a {why}"));
-    let Some(first) = state.init()? else { return Err(refuse("stopped container")) };
-    if state.creating {
-        return Err(refuse("container that is creating"));
-    }
+    let first = match state.init()? {
+        Some(first) if !state.creating => first,
+        None if container.status(state)? == Status::Stopped => return Err(refuse("stopped container")),
+        _ => return Err(refuse("container that is creating")),
+    };
     if !ignore_paused
         && let Some(cgroup) = state.open_cgroup()?
         && cgroup.events()?.frozen
@@ -87,7 +93,8 @@ impl Plan {
     fn new(config: &[u8], options: &ExecOptions) -> Result<Self> {
         // The config as it was created: what there was to say about it has been said.
         let frozen = Report::default();
-        let config = spec::parse(config, &frozen)?;
+        let read = || "read the config that the container was created with";
+        let config = spec::parse(config, &frozen).context(read)?;
         let node = Node::root(&config, &frozen);
         let linux = node.object_or_empty("linux");
 
@@ -103,7 +110,10 @@ impl Plan {
         let process = report
             .finish()
             .and_then(|warnings| {
-                warnings.iter().for_each(|warning| log::warning(format_args!("process {warning}")));
+                // About the container's own there were these at create.
+                if let Some(path) = &options.process {
+                    warnings.iter().for_each(|warning| warn(path, warning));
+                }
                 planned.ok_or_else(|| Error::new("there is no process to run"))
             })
             .map_err(|error| error.in_document(document(options), "/process"))?;
@@ -113,18 +123,26 @@ impl Plan {
         let clears = |capabilities: &Capabilities| capabilities.bounds(caps::Capability::CAP_LINUX_IMMUTABLE);
         let may_clear_immutable = clears(&first) || clears(&process.capabilities);
         let namespaces = Namespaces::plan(&linux);
-        frozen.finish().context(|| "read the config that the container was created with")?;
+        frozen.finish().context(read)?;
         Ok(Self { process, namespaces, may_clear_immutable })
     }
+}
 
-    /// An error names the file that the process is from. And when a container ends meanwhile, its end is the error,
-    /// not what was missing then.
-    fn explain(&self, error: Error, options: &ExecOptions) -> Error {
-        match error.errno() {
-            Some(Errno::ESRCH | Errno::ENODEV) => error.because("the container ended".into()),
-            _ => error.in_document(document(options), "/process"),
-        }
+/// When a container ends meanwhile, its end is the error, not what was missing then. Any other error names the file
+/// that the process is from.
+fn explain(error: Error, first: BorrowedFd<'_>, options: &ExecOptions) -> Error {
+    // A process that ends has no namespaces to join any more. Its pidfd would tell too late: the first of a pid
+    // namespace does not end before all others there are reaped, ours included.
+    match setns(first, CloneFlags::CLONE_NEWPID) {
+        Err(Errno::ESRCH) => error.because("the container ended".into()),
+        _ => error.in_document(document(options), "/process"),
     }
+}
+
+fn warn(path: &Path, Problem { field, reason }: &Problem) {
+    let field = field.as_str();
+    let field = field.strip_prefix("/process").unwrap_or(field);
+    log::warning(format_args!("{}: {field}: {reason}", path.display()));
 }
 
 /// What an error calls the JSON that the process is described by.
@@ -152,48 +170,59 @@ fn start(
         first_private_fd: own.passed.first_private(),
         keyring: state.new_keyring.then_some(&*state.id),
     };
-    let cgroup = open_cgroup(state, options)?;
+    let cgroup = open_cgroup(state, host, options)?;
     // The clone is seen from inside the container at once, while it still holds the host's descriptors.
     prctl::set_dumpable(false).context(|| "become undumpable")?;
     process.exec_affinity.apply_initial()?;
-    let of_first = || match options.cgroup {
-        Some(_) => Ok(None),
-        None => Cgroup::of_process(host, Pid::from_raw(state.pid)),
-    };
-    let spawned = spawn_beside(first, cgroup.as_ref(), of_first, |parent| {
+    let otherwise = || if options.cgroup.is_some() { Ok(None) } else { of_first(state, host) };
+    let spawned = spawn_beside(first, cgroup.as_ref(), otherwise, |parent| {
         init::run(parent, |parent| join::live(process, joining, parent))
     })?;
 
     // All this while the process sets itself up.
-    let pid_file = options.pid_file.as_deref();
-    let started = prepare(process, state, &proc, spawned.pid)
-        .and_then(|()| pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid)))
-        .and_then(|()| {
-            let terminal = spawned.await_ready(interrupt, |request| match request {
-                Request::Mounted => Ok(()),
-                Request::Listener(listener) => {
-                    let oci_state = state.oci_state(Status::Running, state.pid);
-                    process.send_listener(&listener, spawned.pid, &oci_state)
-                }
-            })?;
-            let sized = process.terminal.as_ref().is_some_and(|terminal| terminal.size.is_some());
-            // Before the program starts, which may ask for the size at once.
-            let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
-            if let Some(path) = &options.pidfd_socket {
-                handover::send_pidfd(path, spawned.pidfd.as_fd())?;
-            }
-            spawned.execute()?;
-            Ok(console)
-        });
+    let started = prepare(process, state, &proc, spawned.pid).and_then(|()| {
+        let pid_file = options.pid_file.as_deref();
+        pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid))?;
+        see_through(process, state, &spawned, options, interrupt)
+            .inspect_err(|_| pid_file.iter().for_each(|path| handover::remove_pid_file(path)))
+    });
     match started {
         Ok(console) => Ok((spawned, console)),
         Err(error) => {
-            // It ends by itself when its socket closes, unless it is frozen. ESRCH: it has ended.
+            // It would end by itself when its socket closes, unless it is frozen. ESRCH: it has ended.
             let _ = pidfd_send_signal(&spawned.pidfd, Signal::SIGKILL as i32);
-            pid_file.iter().for_each(|path| handover::remove_pid_file(path));
+            // Whoever hears of the error finds nothing left.
+            if let Err(errno) = waitid(Id::PIDFd(spawned.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                log::warning(format_args!("wait for process {}: {errno}", spawned.pid));
+            }
             Err(error)
         }
     }
+}
+
+/// Waits until the process is set up, takes its terminal, and has it execute the program.
+fn see_through(
+    process: &Process,
+    state: &State,
+    spawned: &Spawned,
+    options: &ExecOptions,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Option<Console>> {
+    let terminal = spawned.await_ready(interrupt, |request| match request {
+        Request::Mounted => Ok(()),
+        Request::Listener(listener) => {
+            let oci_state = state.oci_state(Status::Running, state.pid);
+            process.send_listener(&listener, spawned.pid, &oci_state)
+        }
+    })?;
+    let sized = process.terminal.as_ref().is_some_and(|terminal| terminal.size.is_some());
+    // Before the program starts, which may ask for the size at once.
+    let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;
+    if let Some(path) = &options.pidfd_socket {
+        handover::send_pidfd(path, spawned.pidfd.as_fd())?;
+    }
+    spawned.execute(interrupt)?;
+    Ok(console)
 }
 
 /// What only the host's side can set.
@@ -205,14 +234,17 @@ fn prepare(process: &Process, state: &State, proc: &Proc, pid: Pid) -> Result<()
 }
 
 /// The container's cgroup, or with `--cgroup` the one below it; None if the container has none.
-fn open_cgroup(state: &State, options: &ExecOptions) -> Result<Option<Cgroup>> {
+fn open_cgroup(state: &State, host: &Host, options: &ExecOptions) -> Result<Option<Cgroup>> {
     let Some(path) = &state.cgroup else {
         return match &options.cgroup {
             Some(below) => Err(Error::new(format!("use --cgroup {below}: the container has no cgroup"))),
             None => Ok(None),
         };
     };
-    let Some(below) = &options.cgroup else { return state.open_cgroup() };
+    let Some(below) = &options.cgroup else {
+        // Removed when somebody had moved all processes to another: never into ours for that.
+        return state.open_cgroup()?.map_or_else(|| of_first(state, host), |cgroup| Ok(Some(cgroup)));
+    };
     if below.contains(':') {
         return Err(Error::new(format!(
             "use --cgroup {below}: cgroup v2 has one hierarchy, so name no controller"
@@ -226,4 +258,9 @@ fn open_cgroup(state: &State, options: &ExecOptions) -> Result<Option<Cgroup>> {
         Some(cgroup) => Ok(Some(cgroup)),
         None => Err(Error::new(format!("use --cgroup {}: the container has none there", below.display()))),
     }
+}
+
+/// The cgroup that the container's first process is in now.
+fn of_first(state: &State, host: &Host) -> Result<Option<Cgroup>> {
+    Cgroup::of_process(host, Pid::from_raw(state.pid))
 }

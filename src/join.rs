@@ -58,8 +58,8 @@ fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Res
     setsid().context(|| "start a session")?;
     setns(joining.first, CloneFlags::from_bits_retain(joining.namespaces))
         .context(|| "join the container's namespaces")?;
-    if let Some(root) = &joining.root {
-        fchdir(root).and_then(|()| chroot(".")).context(|| "enter the container's root")?;
+    if let Some(root) = joining.root {
+        fchdir(&root).and_then(|()| chroot(".")).context(|| "enter the container's root")?;
     }
     let proc = Proc::private();
     if let Some(id) = joining.keyring {

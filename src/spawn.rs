@@ -162,9 +162,11 @@ impl Spawned {
         })
     }
 
-    /// Lets it execute the program, and waits until it has, which closes its end, or has said why it could not.
-    pub fn execute(&self) -> Result<()> {
+    /// Lets it execute the program, and waits until it has, which closes its end, or has said why it could not. Gives
+    /// up as soon as `interrupt` is readable: the process may just have been frozen.
+    pub fn execute(&self, interrupt: Option<BorrowedFd<'_>>) -> Result<()> {
         self.tell(ToInit::Start)?;
+        interrupt.map_or(Ok(()), |interrupt| self.await_message(interrupt))?;
         match self.sync.receive()? {
             FromInit::Closed => Ok(()),
             FromInit::Failed(error) => Err(error),

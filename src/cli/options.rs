@@ -64,7 +64,7 @@ pub struct ExecOptions {
     /// Name of the container
     pub id: String,
     /// The program and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
     /// File that describes the process to run, as /process of config.json does; flags override it
     #[arg(short, long, value_name = "FILE")]
@@ -82,7 +82,7 @@ pub struct ExecOptions {
     #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
     pub user: Option<(u32, Option<u32>)>,
     /// Additional group, by number; may be repeated
-    #[arg(short = 'g', long, value_name = "GID")]
+    #[arg(short = 'g', long, value_name = "GID", value_parser = id)]
     pub additional_gids: Vec<u32>,
     /// Capability to add; may be repeated
     #[arg(short = 'c', long = "cap", value_name = "CAP", value_parser = capability)]
@@ -121,16 +121,18 @@ pub struct ExecOptions {
 
 /// Numbers only: names are the image's affair, and the engine's who knows it.
 fn user(text: &str) -> Result<(u32, Option<u32>), &'static str> {
-    const WRONG: &str = "must be UID or UID:GID, numbers from 0 to 4294967294";
-    // Not what parse() takes besides digits: +1 is no id.
-    let id = |text: &str| {
-        let digits = text.bytes().all(|b| b.is_ascii_digit());
-        text.parse().ok().filter(|&id: &u32| digits && id != u32::MAX).ok_or(WRONG)
+    let user = match text.split_once(':') {
+        Some((uid, gid)) => id(uid).and_then(|uid| Ok((uid, Some(id(gid)?)))),
+        None => id(text).map(|uid| (uid, None)),
     };
-    match text.split_once(':') {
-        Some((uid, gid)) => Ok((id(uid)?, Some(id(gid)?))),
-        None => Ok((id(text)?, None)),
-    }
+    user.map_err(|_| "must be UID or UID:GID, numbers from 0 to 4294967294")
+}
+
+fn id(text: &str) -> Result<u32, &'static str> {
+    // Not what parse() takes besides digits: +1 is no id. For the kernel the last number means "no change".
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let id = text.parse().ok().filter(|&id| digits && id != u32::MAX);
+    id.ok_or("must be a number from 0 to 4294967294")
 }
 
 /// `CAP_CHOWN`, also without the prefix and in lower case.

@@ -51,6 +51,7 @@ fn of_container(containers: Option<&Value>, options: &ExecOptions) -> Result<Obj
     };
     let mut process = process.clone();
     process.insert("terminal".into(), false.into());
+    process.remove("consoleSize");
     Ok(process)
 }
 

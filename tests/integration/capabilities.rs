@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, is_keel, program};
+use crate::sandbox::{Sandbox, copy, is_keel, program};
 use crate::{needs, tests};
 
 tests![
@@ -132,7 +132,7 @@ fn a_setuid_program_gains_privileges_only_if_allowed() {
         let mut c = Sandbox::new();
         let setuid = c.rootfs().join("setuid");
         std::fs::create_dir(&setuid).unwrap();
-        std::fs::copy(c.rootfs().join("payload"), setuid.join("payload")).unwrap();
+        copy(&c.rootfs().join("payload"), &setuid.join("payload"));
         std::fs::set_permissions(
             setuid.join("payload"),
             std::os::unix::fs::PermissionsExt::from_mode(0o4755),

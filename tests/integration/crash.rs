@@ -15,6 +15,7 @@ tests![
     a_start_killed_anywhere_leaves_nothing_after_delete,
     a_delete_killed_anywhere_can_be_repeated,
     a_run_killed_anywhere_leaves_nothing_after_delete,
+    an_exec_killed_anywhere_leaves_the_container_as_it_was,
     init_ends_with_a_create_that_was_killed_before_it_had_said_all,
 ];
 
@@ -121,6 +122,20 @@ fn a_run_killed_anywhere_leaves_nothing_after_delete() {
     needs!(keel(), program("strace"));
     let prepare = |c: &mut Sandbox| c.acts("exit 0").write_config();
     killed_at_each(prepare, |c| vec!["run".into(), c.id.clone()], |_| ());
+}
+
+/// But for the program, if it had come so far.
+fn an_exec_killed_anywhere_leaves_the_container_as_it_was() {
+    needs!(keel(), program("strace"));
+    let prepare = |c: &mut Sandbox| {
+        c.running();
+    };
+    let args = |c: &Sandbox| ["exec", "--detach", &c.id, "/payload", "pause"].map(String::from).to_vec();
+    killed_at_each(prepare, args, |c| {
+        let runs = || processes_of(&c.id).iter().all(|process| process.contains("/payload pause"));
+        eventually("its process executes or ends", runs);
+        assert_eq!(c.status(), "running");
+    });
 }
 
 /// The pid file is a pipe that nobody reads, so that create stays where it is about to tell init that all is done.

@@ -21,6 +21,14 @@ mod delete;
 mod device_rules;
 mod devices;
 mod events;
+mod exec;
+mod exec_concurrency;
+mod exec_errors;
+mod exec_escape;
+mod exec_process;
+mod exec_process_file;
+mod exec_terminal;
+mod exec_user;
 mod hooks;
 mod keyring;
 mod kill;
@@ -112,6 +120,14 @@ const TESTS: &[&[Test]] = &[
     stdio_fds::TESTS,
     notify::TESTS,
     state::TESTS,
+    exec::TESTS,
+    exec_process::TESTS,
+    exec_process_file::TESTS,
+    exec_user::TESTS,
+    exec_terminal::TESTS,
+    exec_errors::TESTS,
+    exec_escape::TESTS,
+    exec_concurrency::TESTS,
     kill::TESTS,
     delete::TESTS,
     list::TESTS,

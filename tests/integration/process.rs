@@ -10,7 +10,7 @@ use std::process::Command;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, is_keel, keel, runtime};
+use crate::sandbox::{Sandbox, copy, is_keel, keel, runtime};
 use crate::{needs, tests};
 
 tests![
@@ -258,7 +258,7 @@ fn a_link_to_a_leaked_descriptor_is_no_working_directory() {
 fn a_program_that_is_the_runtime_cannot_overwrite_it() {
     let mut c = Sandbox::new();
     c.runtime = c.dir.join(runtime().file_name().unwrap());
-    fs::copy(runtime(), &c.runtime).unwrap();
+    copy(&runtime(), &c.runtime);
     let before = fs::read(&c.runtime).unwrap();
     c.busybox();
     // Waits until a process executes /proc/self/exe, keeps that file open, and writes once it may be written.
@@ -299,7 +299,7 @@ fn init_runs_from_what_nobody_writes_to_wherever_the_runtime_is() {
         let dir = c.host_dir("").join(OsStr::from_bytes(dir));
         fs::create_dir_all(&dir).unwrap();
         c.runtime = dir.join(OsStr::from_bytes(b"ke:el,\\\xff"));
-        fs::copy(runtime(), &c.runtime).unwrap();
+        copy(&runtime(), &c.runtime);
         c.acts("true").created();
         assert_eq!(kind_of_init(&c), OVERLAYFS_SUPER_MAGIC.0, "{}", c.runtime.display());
     }
@@ -310,10 +310,10 @@ fn a_runtime_that_cannot_protect_itself_before_the_c_library_does_so_later() {
     let mut c = Sandbox::new();
     c.acts("true").write_config();
     // A binary without a name has no directory to make an overlay of.
-    let copy = c.host_dir("").join("keel");
-    fs::copy(runtime(), &copy).unwrap();
-    let binary = fs::File::open(&copy).unwrap();
-    fs::remove_file(&copy).unwrap();
+    let unnamed = c.host_dir("").join("keel");
+    copy(&runtime(), &unnamed);
+    let binary = fs::File::open(&unnamed).unwrap();
+    fs::remove_file(&unnamed).unwrap();
     c.runtime = format!("/proc/{}/fd/{}", std::process::id(), binary.as_raw_fd()).into();
     c.keel(&["create", &c.id]).ok();
     assert_eq!(kind_of_init(&c), TMPFS);
@@ -380,7 +380,7 @@ fn the_runtime_cannot_be_overwritten_by_who_kept_it_open() {
     needs!(keel());
     let mut c = Sandbox::new();
     c.runtime = c.dir.join("keel");
-    fs::copy(runtime(), &c.runtime).unwrap();
+    copy(&runtime(), &c.runtime);
     let reopens = |exe: fs::File| {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe));
         fs::OpenOptions::new().write(true).open(path).is_ok()

@@ -149,9 +149,20 @@ impl Output {
     /// The error: status 1 and one line on stderr with the word `error`.
     #[track_caller]
     pub fn fails(self) -> String {
+        self.fails_with(1)
+    }
+
+    /// The same of `exec`, whose failures all have status 255: 1 may be the program's own.
+    #[track_caller]
+    pub fn exec_fails(self) -> String {
+        self.fails_with(255)
+    }
+
+    #[track_caller]
+    fn fails_with(self, code: i32) -> String {
         assert_ne!(self.code, 0, "{self:#?}");
         if is_keel() {
-            assert_eq!(self.code, 1, "{self:#?}");
+            assert_eq!(self.code, code, "{self:#?}");
             assert_eq!(self.stderr.lines().count(), 1, "{self:#?}");
             assert!(self.stderr.contains("error"), "{self:#?}");
         }
@@ -501,6 +512,41 @@ impl Sandbox {
         self
     }
 
+    /// `keel exec OPTIONS ID /payload ACTS`.
+    #[track_caller]
+    pub fn exec(&self, options: &[&str], acts: &str) -> Output {
+        self.execute(self.exec_command(options, acts))
+    }
+
+    pub fn exec_command(&self, options: &[&str], acts: &str) -> Command {
+        let mut args = vec!["exec"];
+        args.extend(options);
+        args.extend([&*self.id, "/payload"]);
+        args.extend(acts.split_whitespace());
+        self.command(&args)
+    }
+
+    /// What a payload that `exec` adds sees.
+    #[track_caller]
+    pub fn exec_report(&self, options: &[&str]) -> Value {
+        self.exec(options, "report").ok().json()
+    }
+
+    /// Runs what `process` describes.
+    #[track_caller]
+    pub fn exec_process(&self, process: &Value) -> Output {
+        let path = self.host_file("process.json", &process.to_string());
+        self.keel(&["exec", "--process", path.to_str().expect("a UTF-8 path"), &self.id])
+    }
+
+    /// The container's own process with another payload, for `exec_process`.
+    pub fn process(&self, acts: &str) -> Value {
+        let mut process = self.config["process"].clone();
+        let args: Vec<&str> = ["/payload"].into_iter().chain(acts.split_whitespace()).collect();
+        process["args"] = json!(args);
+        process
+    }
+
     /// `create` refuses the config, names the field or one inside it, and leaves nothing behind.
     #[track_caller]
     pub fn refused(&self, field: &str) -> String {
@@ -682,8 +728,15 @@ impl Sandbox {
 /// A hard link where the file system allows it: the payload is many megabytes.
 pub fn link(from: &Path, to: &Path) {
     if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).expect("copy a program");
+        copy(from, to);
     }
+}
+
+/// A copy of a program. By another process: one that is forked here meanwhile would inherit the file, and what is open
+/// for writing cannot be executed.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "copy {} to {}", from.display(), to.display());
 }
 
 /// Whether there is something to read, or the end of it, before the patience ends.

@@ -79,7 +79,7 @@ fn created(c: &Sandbox) -> File {
 
 /// Everything until the last process closes the terminal.
 #[track_caller]
-fn read_all(master: &mut File) -> String {
+pub fn read_all(master: &mut File) -> String {
     let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
     // EIO: no process has the other end.
     while let Ok(n @ 1..) = read(master, &mut chunk) {
@@ -212,14 +212,17 @@ fn a_planted_console_never_redirects_to_the_host() {
 }
 
 /// A terminal as a user has one, 30 lines of 100 columns.
-fn outer() -> OpenptyResult {
+pub fn outer() -> OpenptyResult {
     openpty(&Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }, None).expect("openpty")
 }
 
-/// `keel run` in a session of its own on that terminal.
 fn run_on(c: &Sandbox, tty: &OwnedFd) -> Running {
     c.write_config();
-    let keel = c.command(&["run", &c.id]);
+    on_terminal(c, c.command(&["run", &c.id]), tty)
+}
+
+/// A command in a session of its own on that terminal.
+pub fn on_terminal(c: &Sandbox, keel: Command, tty: &OwnedFd) -> Running {
     let mut command = Command::new("setsid");
     command.args(["--ctty", "--wait"]).arg(keel.get_program()).args(keel.get_args()).current_dir(c.bundle());
     let stdio = || Stdio::from(tty.try_clone().expect("dup"));
@@ -227,7 +230,7 @@ fn run_on(c: &Sandbox, tty: &OwnedFd) -> Running {
 }
 
 #[track_caller]
-fn read_until(master: &mut File, text: &str) -> String {
+pub fn read_until(master: &mut File, text: &str) -> String {
     let (mut seen, mut chunk) = (String::new(), [0; 4096]);
     while !seen.contains(text) {
         let n = read(master, &mut chunk).unwrap_or_else(|e| panic!("{e} after {seen:?}"));
@@ -268,7 +271,7 @@ fn run_passes_ctrl_c_to_the_payload() {
     assert_eq!(run.wait().code, 0);
 }
 
-fn canonical(settings: &Termios) -> bool {
+pub fn canonical(settings: &Termios) -> bool {
     settings.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
 }
 
