@@ -103,10 +103,6 @@ impl Machine {
         Some(Numbers(&self.names[found].1))
     }
 
-    pub fn architecture(&self, name: &str) -> Option<&'static Architecture> {
-        self.architectures.iter().find(|architecture| architecture.name == name)
-    }
-
     /// Every name with its number on one of the architectures.
     pub fn calls(&self, on: &Architecture) -> impl Iterator<Item = (&'static str, u32)> {
         let column = on.column;

@@ -27,8 +27,10 @@ pub struct Use<'p> {
 pub enum Conflict {
     /// The same conditions with another action.
     Contradiction { place: (usize, usize), earlier: (usize, usize) },
-    /// Other rules decide about all calls of the name.
+    /// A rule without conditions decides instead of those with some.
     Shadowed { place: (usize, usize), by: (usize, usize) },
+    /// The first one without conditions decides. Podman's own profile has such: worth no warning at each start.
+    Repeated { place: (usize, usize), by: (usize, usize) },
 }
 
 pub struct Compiled {
@@ -171,9 +173,14 @@ impl Compiler<'_> {
         // A second way in is nothing that the profile names.
         let place = |at: &At| Some(self.uses[at.user].place).filter(|_| at.first_argument.is_none());
         if let Some((alone, by)) = rules.iter().find(|(rule, _)| rule.conditions.is_empty()) {
-            for (_, at) in rules.iter().filter(|(rule, _)| rule.action != alone.action) {
-                let shadowed = place(at).zip(place(by));
-                self.conflicts.extend(shadowed.map(|(place, by)| Conflict::Shadowed { place, by }));
+            for (rule, at) in rules.iter().filter(|(rule, _)| rule.action != alone.action) {
+                self.conflicts.extend(place(at).zip(place(by)).map(|(place, by)| {
+                    if rule.conditions.is_empty() {
+                        Conflict::Repeated { place, by }
+                    } else {
+                        Conflict::Shadowed { place, by }
+                    }
+                }));
             }
             return Target::Return(alone.action);
         }

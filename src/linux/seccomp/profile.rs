@@ -3,6 +3,7 @@
 use super::arch::{Architecture, KNOWN, Machine, Numbers};
 use super::compiler::{Conflict, Use};
 use super::conditions::{Condition, Operator, Rule};
+use crate::log;
 use crate::spec::Node;
 
 #[rustfmt::skip]
@@ -193,5 +194,13 @@ pub fn report(conflict: &Conflict, entries: &[Entry]) {
             let reason = format_args!("no effect: {} decides about every {name}", other.field());
             node.report().warning(field, reason);
         }
+        Conflict::Repeated { place, by } if log::debug_enabled() => {
+            let ((_, name, field), (other, ..)) = (named(place), named(by));
+            log::debug(format_args!(
+                "config.json {field}: no effect: {name} is decided in {}",
+                other.field()
+            ));
+        }
+        Conflict::Repeated { .. } => {}
     }
 }
