@@ -91,7 +91,9 @@ fn a_limit_that_not_even_init_fits_into_is_named() {
     needs!(keel(), controller("memory"));
     let c = memory(json!({"limit": 4096, "swap": 4096}));
     let error = c.create().fails();
-    assert!(error.contains("is its memory limit too small)?"), "{error}");
+    let killed =
+        "killed by the out-of-memory killer: memory.max is 4096 [config.json /linux/resources/memory/limit]";
+    assert!(error.contains(killed), "{error}");
     assert_eq!(c.left(), Vec::<String>::new());
 }
 
