@@ -89,7 +89,9 @@ fn the_terminal_has_the_size_of_the_process_file() {
     let pty = outer();
     let path = c.dir.join("host/process.json");
     let run = on_terminal(&c, c.command(&["exec", "-p", path.to_str().unwrap(), &c.id]), &pty.slave);
-    read_until(&mut File::from(pty.master), "45 132\r\n");
+    // Open until the end, or keel is told that its terminal hung up.
+    let mut master = File::from(pty.master);
+    read_until(&mut master, "45 132\r\n");
     assert_eq!(run.wait().code, 0);
     process["consoleSize"] = json!({"height": 1 << 16, "width": 1});
     assert!(c.exec_process(&process).exec_fails().contains("process.json: /consoleSize/height: "));

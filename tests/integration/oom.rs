@@ -68,7 +68,7 @@ fn start_says_that_init_went_before_the_program_came() {
     needs!(keel(), controller("memory"));
     let mut c = Sandbox::new();
     c.busybox();
-    c.set("/linux/resources/memory", json!({"limit": 32 << 20}));
+    c.set("/linux/resources/memory", json!({"limit": 32 << 20, "swap": 32 << 20}));
     c.set("/linux/resources/unified", json!({"memory.oom.group": "1"}));
     let hog = json!({"path": "/bin/sh", "args": ["sh", "-c", "x=x; while :; do x=$x$x; done"]});
     c.set("/hooks/startContainer", json!([hog])).acts("echo up").created();
