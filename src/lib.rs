@@ -55,6 +55,7 @@ pub mod linux;
 // The story.
 pub mod bundle;
 pub mod container;
+pub mod criu;
 pub mod gate;
 pub mod handover;
 pub mod init;
