@@ -66,6 +66,7 @@ pub mod sync;
 
 // Operations, and what only they use.
 pub mod check;
+pub mod checkpoint;
 pub mod cli;
 pub mod create;
 pub mod delete;
@@ -77,6 +78,7 @@ pub mod notify;
 pub mod pause;
 pub mod ps;
 pub mod relay;
+pub mod restore;
 pub mod run;
 pub mod spec_command;
 pub mod start;
