@@ -4,6 +4,7 @@
 //! for all of them would cost a tenth of the time that `keel state` takes.
 
 mod argv;
+mod checkpoint;
 mod options;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 pub use argv::{command_name, normalise};
+pub use checkpoint::*;
 pub use options::*;
 
 use crate::cgroup::Manager;
@@ -130,6 +132,8 @@ pub enum Operation {
     Ps(PsOptions),
     Events(EventsOptions),
     Update(Box<UpdateOptions>),
+    Checkpoint(Box<CheckpointOptions>),
+    Restore(Box<RestoreOptions>),
     List(ListOptions),
     Spec(SpecOptions),
     Check(CheckOptions),
@@ -146,7 +150,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-static COMMANDS: [Entry; 15] = [
+static COMMANDS: [Entry; 17] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -196,6 +200,16 @@ static COMMANDS: [Entry; 15] = [
         name: "update", about: "Change the limits of a container",
         options: with_global::<UpdateOptions>,
         read: |m| UpdateOptions::from_arg_matches(m).map(Box::new).map(Operation::Update),
+    },
+    Entry {
+        name: "checkpoint", about: "Save the processes of a container into files with criu, and end it",
+        options: with_global::<CheckpointOptions>,
+        read: |m| CheckpointOptions::from_arg_matches(m).map(|options| Operation::Checkpoint(Box::new(options))),
+    },
+    Entry {
+        name: "restore", about: "Create a container with the processes that a checkpoint has saved",
+        options: with_global::<RestoreOptions>,
+        read: |m| RestoreOptions::from_arg_matches(m).map(|options| Operation::Restore(Box::new(options))),
     },
     Entry {
         name: "list", about: "List the containers",
@@ -276,6 +290,7 @@ fn try_parse(args: &[OsString]) -> Result<(Global, Operation), clap::Error> {
         Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => {
             (create.root, create.cgroup_manager) = (global.root(), global.manager());
         }
+        Operation::Restore(restore) => restore.cgroup_manager = global.manager(),
         Operation::Spec(spec) => spec.rootless = global.rootless.take().is_some_and(|when| when == "true"),
         _ => {}
     }
@@ -430,7 +445,7 @@ mod tests {
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
             (
                 "--debug",
-                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, list, spec, check], see keel --help",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, checkpoint, restore, list, spec, check], see keel --help",
             ),
             (
                 "--debug --root",

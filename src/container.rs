@@ -242,6 +242,15 @@ impl Container {
         read().context(|| format!("read {}", self.path().join(CONFIG).display()))
     }
 
+    /// Whether the state directory has an entry of this name.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno).context(|| format!("stat {}", self.path().join(name).display())),
+        }
+    }
+
     fn open_file(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
         let mode = Mode::from_bits_truncate(0o600);
         openat(&self.dir, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, mode).map(File::from)

@@ -109,7 +109,7 @@ fn from_bundle(
         match self_exe::restart()? {}
     }
 
-    let state = first_state(&plan, &bundle, options)?;
+    let state = first_state(&plan, &bundle, &options.id, options.cgroup_manager, !options.no_new_keyring)?;
     let container = Container::create(&options.root, &options.id)?;
     let mut making = Making {
         options,
@@ -140,17 +140,23 @@ fn from_bundle(
 }
 
 /// What a `delete --force` needs to know from now on; the rest is added as it comes to be.
-fn first_state(plan: &Plan, bundle: &Bundle, options: &CreateOptions) -> Result<State> {
+pub fn first_state(
+    plan: &Plan,
+    bundle: &Bundle,
+    id: &str,
+    manager: Manager,
+    new_keyring: bool,
+) -> Result<State> {
     Ok(State {
         bundle: bundle.dir.clone(),
         rootfs: plan.rootfs.path.clone(),
         annotations: plan.annotations.clone(),
-        cgroup_manager: options.cgroup_manager,
+        cgroup_manager: manager,
         pid_namespace_private: plan.namespaces.is_new(Kind::Pid),
-        new_keyring: !options.no_new_keyring,
+        new_keyring,
         poststart: plan.hooks.poststart.clone(),
         poststop: plan.hooks.poststop.clone(),
-        ..State::new(&options.id)?
+        ..State::new(id)?
     })
 }
 
@@ -333,7 +339,7 @@ impl Making<'_> {
 }
 
 /// What the plan could not know: which of the namespaces that are joined by path are the runtime's own after all.
-fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
+pub fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
     let has = |kind| !joined.is_own(kind);
     let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
     // pivot_root(2) would take every process of the host along into the container's root, and its names would be

@@ -162,9 +162,10 @@ fn start(
 ) -> Result<(Spawned, Option<Console>)> {
     let process = &plan.process;
     let proc = Proc::host();
+    let restored = if state.extra_time_namespace { nix::libc::CLONE_NEWTIME } else { 0 };
     let joining = Joining {
         first,
-        namespaces: plan.namespaces.join_flags(),
+        namespaces: plan.namespaces.join_flags() | restored,
         root: (!plan.namespaces.is_private(Kind::Mount)).then(|| proc.root(state.pid)).transpose()?,
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
         first_private_fd: own.passed.first_private(),

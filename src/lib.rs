@@ -55,6 +55,7 @@ pub mod linux;
 // The story.
 pub mod bundle;
 pub mod container;
+pub mod criu;
 pub mod gate;
 pub mod handover;
 pub mod init;
@@ -65,6 +66,7 @@ pub mod sync;
 
 // Operations, and what only they use.
 pub mod check;
+pub mod checkpoint;
 pub mod cli;
 pub mod create;
 pub mod delete;
@@ -76,6 +78,7 @@ pub mod notify;
 pub mod pause;
 pub mod ps;
 pub mod relay;
+pub mod restore;
 pub mod run;
 pub mod spec_command;
 pub mod start;

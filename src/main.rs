@@ -20,7 +20,8 @@ use keel::fds::Passed;
 use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
 use keel::{
-    check, create, delete, events, exec, kill, list, pause, ps, run, spec_command, start, state, sys, update,
+    check, checkpoint, create, delete, events, exec, kill, list, pause, ps, restore, run, spec_command,
+    start, state, sys, update,
 };
 
 keel::entry!(self_exe::overlay::early);
@@ -70,6 +71,7 @@ fn run_command(args: &[OsString]) -> Result<i32> {
             Passed::keep(create.preserve_fds)?
         }
         Operation::Exec(options) => Passed::keep_preserved(options.preserve_fds)?,
+        Operation::Restore(_) => Passed::keep_preserved(0)?,
         _ => Passed::default(),
     };
     global.open_log()?;
@@ -91,6 +93,8 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Resume(options) => pause::resume(&global.root(), &options.id)?,
         Operation::Ps(options) => print(&ps::ps(&global.root(), &options)?)?,
         Operation::Events(options) => events::events(&global.root(), &options)?,
+        Operation::Checkpoint(options) => checkpoint::checkpoint(&global.root(), &options)?,
+        Operation::Restore(options) => return restore::restore(&global.root(), &options),
         Operation::Update(options) => update::update(&global.root(), &options)?,
         Operation::List(options) => print(&list::list(&global.root(), global.has_root(), options.format())?)?,
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,

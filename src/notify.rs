@@ -20,7 +20,8 @@ use crate::container::{Container, NOTIFY_DIR, NOTIFY_SOCKET};
 use crate::error::{Context, Error, Result};
 use crate::gate::already_started;
 
-const INSIDE: &str = "/run/notify";
+/// Where the container has it.
+pub const INSIDE: &str = "/run/notify";
 
 /// The container's socket, and the host's that listens behind it.
 pub struct Notify {

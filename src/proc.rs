@@ -4,13 +4,15 @@
 //! mount of its own, attached nowhere; the parent uses the host's, checked to be the real one.
 
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, readlink};
+use nix::fcntl::{OFlag, open, readlink, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Pid;
@@ -64,12 +66,28 @@ impl Proc {
             .context(|| format!("open /proc/{process}/root"))
     }
 
+    /// What descriptor `fd` of a process is, by name and as such, again behind the last step only; without being opened.
+    pub fn descriptor(&self, process: impl fmt::Display, fd: i32) -> Result<(String, OwnedFd)> {
+        let what = || format!("open /proc/{process}/fd/{fd}");
+        let dir = self.open(&format!("{process}/fd"), libc::O_PATH | libc::O_DIRECTORY)?;
+        let name = fd.to_string();
+        let link = readlinkat(&dir, name.as_str()).context(what)?;
+        let file = openat2(&dir, Path::new(&name), libc::O_PATH, 0, Resolve::empty()).context(what)?;
+        Ok((link.to_string_lossy().into_owned(), file))
+    }
+
     pub fn read(&self, path: &str) -> Result<String> {
         let mut text = String::new();
         std::fs::File::from(self.open(path, libc::O_RDONLY)?)
             .read_to_string(&mut text)
             .context(|| format!("read /proc/{path}"))?;
         Ok(text)
+    }
+
+    /// The mount points of a process's mount namespace, below its root; see `proc_pid_mountinfo(5)`.
+    pub fn mount_points(&self, process: impl fmt::Display) -> Result<Vec<PathBuf>> {
+        let mounts = self.read(&format!("{process}/mountinfo"))?;
+        Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped).collect())
     }
 
     /// One `write(2)`, as proc files want it.
@@ -110,4 +128,17 @@ fn open_host() -> Result<OwnedFd> {
         return Err(Error::new("/proc is not a mounted proc file system"));
     }
     Ok(fd)
+}
+
+/// mountinfo writes space, tab, newline and backslash as `\` and three octal digits.
+pub fn unescaped(path: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let octal = tail.get(..3).filter(|_| *first == b'\\');
+        let code = octal.and_then(|octal| u8::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
 }

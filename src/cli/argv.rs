@@ -9,16 +9,18 @@ pub(super) const GLOBAL_VALUES: [&str; 6] =
 
 /// Every long option of every command.
 #[rustfmt::skip]
-pub(super) const LONG_OPTIONS: [&str; 58] = [
-    "additional-gids", "all", "apparmor", "blkio-weight", "bundle", "cap", "cgroup", "cgroup-manager",
-    "console-socket", "cpu-burst", "cpu-idle", "cpu-period", "cpu-quota", "cpu-rt-period",
-    "cpu-rt-runtime", "cpu-share", "cpuset-cpus", "cpuset-mems", "cwd", "debug", "detach", "env",
-    "force", "format", "help", "ignore-paused", "interval", "keep", "kernel-memory",
-    "kernel-memory-tcp", "l3-cache-schema", "log", "log-format", "log-level", "mem-bw-schema",
-    "memory", "memory-reservation", "memory-swap", "no-new-keyring", "no-new-privs", "no-pivot",
-    "no-subreaper", "pid-file", "pidfd-socket", "pids-limit", "preserve-fds", "process",
-    "process-label", "quiet", "resources", "root", "rootless", "seccomp", "stats", "systemd-cgroup",
-    "tty", "user", "version",
+pub(super) const LONG_OPTIONS: [&str; 77] = [
+    "additional-gids", "all", "apparmor", "auto-dedup", "blkio-weight", "bundle", "cap", "cgroup",
+    "cgroup-manager", "console-socket", "cpu-burst", "cpu-idle", "cpu-period", "cpu-quota",
+    "cpu-rt-period", "cpu-rt-runtime", "cpu-share", "cpuset-cpus", "cpuset-mems", "cwd", "debug",
+    "detach", "empty-ns", "env", "ext-unix-sk", "file-locks", "force", "format", "help", "ignore-paused",
+    "image-path", "interval", "keep", "kernel-memory", "kernel-memory-tcp", "l3-cache-schema",
+    "lazy-pages", "leave-running", "link-remap", "log", "log-format", "log-level", "lsm-mount-context",
+    "lsm-profile", "manage-cgroups-mode", "mem-bw-schema", "memory", "memory-reservation", "memory-swap",
+    "no-new-keyring", "no-new-privs", "no-pivot", "no-subreaper", "page-server", "parent-path",
+    "pid-file", "pidfd-socket", "pids-limit", "pre-dump", "preserve-fds", "process", "process-label",
+    "quiet", "resources", "root", "rootless", "seccomp", "shell-job", "stats", "status-fd",
+    "systemd-cgroup", "tcp-established", "tcp-skip-in-flight", "tty", "user", "version", "work-path",
 ];
 
 /// Go's flag package takes `-bundle` for `--bundle`, and some callers write it so. Not behind `--`, nor where the

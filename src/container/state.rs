@@ -53,6 +53,8 @@ pub struct State {
     pub pid_namespace_private: bool,
     /// Whether it has a session keyring of its own.
     pub new_keyring: bool,
+    /// Whether it is in a time namespace that its config does not ask for: criu(8) makes one, so that clocks go on.
+    pub extra_time_namespace: bool,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
     pub rdt: Option<rdt::Assigned>,
@@ -81,6 +83,7 @@ impl Default for State {
             annotations: BTreeMap::new(),
             pid_namespace_private: true,
             new_keyring: false,
+            extra_time_namespace: false,
             poststart: Vec::new(),
             poststop: Vec::new(),
             rdt: None,

@@ -10,6 +10,7 @@
 //! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
 mod cgroups;
+pub mod external;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -114,9 +115,9 @@ impl Reader<'_> {
         if let (Some(field), false) = (&options.copy_up, matches!(what, What::New { copy_up: true, .. })) {
             node.report().problem(field.clone(), "tmpcopyup is for a new tmpfs");
         }
-        let (attributes, recursive, field) = (options.attributes, options.recursive, node.field().clone());
+        let Options { attributes, recursive, propagation, .. } = options;
         let mount =
-            Mount { destination, what, attributes, recursive, propagation: options.propagation, field };
+            Mount { destination, what, attributes, recursive, propagation, field: node.field().clone() };
         mount.check_proc(node);
         Some(mount)
     }
@@ -143,11 +144,8 @@ impl Reader<'_> {
                         let reason = "without a cgroup namespace the host's mount is used, with its options";
                         node.report().problem(option.field.clone(), reason);
                     }
-                    Some(What::Bind {
-                        source: Source::Cgroup,
-                        recursive: false,
-                        detach: self.detach(options),
-                    })
+                    let detach = self.detach(options);
+                    Some(What::Bind { source: Source::Cgroup, recursive: false, detach })
                 }
                 Some(kind) => {
                     let kind = if kind == "cgroup" { "cgroup2" } else { kind };

@@ -9,7 +9,7 @@
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#namespaces>,
 //! `namespaces(7)`, `time_namespaces(7)`.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -51,7 +51,7 @@ impl Kind {
         KINDS[self as usize].1
     }
 
-    fn file(self) -> &'static str {
+    pub fn file(self) -> &'static str {
         KINDS[self as usize].2
     }
 
@@ -255,6 +255,12 @@ impl Joined {
     /// Whether the namespace to be joined is the one that the runtime is in.
     pub fn is_own(&self, kind: Kind) -> bool {
         self.own.contains(&kind)
+    }
+
+    /// The namespace of this kind, if one is to be joined.
+    pub fn get(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
+        let hop = self.by_parent.iter().chain(&self.by_init).find(|hop| hop.kind == kind)?;
+        Some(hop.there.as_fd())
     }
 }
 

@@ -8,12 +8,11 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#rootfs-mount-propagation>,
 //! <https://man7.org/linux/man-pages/man2/pivot_root.2.html>
 
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, open, readlink};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
@@ -21,7 +20,7 @@ use nix::unistd::{chdir, chroot, fchdir};
 
 use crate::error::{At, Context, Field, Result};
 use crate::linux::mount_options::Propagation;
-use crate::proc::Proc;
+use crate::proc::{Proc, unescaped};
 use crate::root::Root;
 use crate::spec::Node;
 use crate::sys::mount::{Change, attr, mount_setattr, move_mount, open_tree_clone, pivot_root_here};
@@ -126,10 +125,7 @@ pub fn attach(tree: OwnedFd, rootfs: &Rootfs) -> Result<Root> {
     if rootfs.entry == Entry::Chroot {
         return Ok(Root::new(tree));
     }
-    // Slave, not private: a private copy keeps busy what the host unmounts meanwhile.
-    const NONE: Option<&str> = None;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)
-        .context(|| "make all mounts slaves of the host's")?;
+    leave_hosts_mounts()?;
     let propagation = rootfs.early_propagation();
     mount_setattr(&tree, true, propagation.change())
         .context(|| "take the root out of the host's peer groups")?;
@@ -138,6 +134,27 @@ pub fn attach(tree: OwnedFd, rootfs: &Rootfs) -> Result<Root> {
         .context(|| format!("attach the root on {}", place.display()))
         .at(&rootfs.field)?;
     Ok(Root::new(tree))
+}
+
+/// Attaches the root at its own path, and gives this too, as the kernel has it: criu(8) pivots into a mount point. For
+/// a process in a mount namespace of its own.
+pub fn attach_for_criu(tree: OwnedFd, rootfs: &Rootfs) -> Result<(Root, PathBuf)> {
+    mount_setattr(&tree, true, rootfs.early_propagation().change())
+        .context(|| "take the root out of the host's peer groups")?;
+    let place = open_directory(&rootfs.path).context(|| format!("open {}", rootfs.path.display()))?;
+    let path = readlink(format!("/proc/self/fd/{}", place.as_raw_fd()).as_str());
+    move_mount(&tree, place)
+        .context(|| format!("attach the root on {}", rootfs.path.display()))
+        .at(&rootfs.field)?;
+    Ok((Root::new(tree), path.context(|| "find the root's path")?.into()))
+}
+
+/// What is mounted from now on does not appear on the host. For a process in a mount namespace of its own.
+pub fn leave_hosts_mounts() -> Result<()> {
+    const NONE: Option<&str> = None;
+    // Slave, not private: a private copy keeps busy what the host unmounts meanwhile.
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)
+        .context(|| "make all mounts slaves of the host's")
 }
 
 /// Makes the root `/` and the working directory, and lets go of the host's mounts. For init, after the hooks
@@ -214,19 +231,6 @@ fn kernel_mounts(mountinfo: &str) -> Vec<PathBuf> {
         (subtree == "/" && matches!(kind, "proc" | "sysfs")).then(|| unescaped(path))
     };
     mountinfo.lines().filter_map(whole).collect()
-}
-
-/// mountinfo writes space, tab, newline and backslash as `\` and three octal digits.
-fn unescaped(path: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let octal = tail.get(..3).filter(|_| *first == b'\\');
-        let code = octal.and_then(|octal| u8::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &tail[3..] } else { tail };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

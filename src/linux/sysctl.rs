@@ -101,10 +101,20 @@ pub fn check(sysctls: &[Sysctl], private: Private) -> Result<()> {
 
 /// By init, in its namespaces and still privileged.
 pub fn apply(sysctls: &[Sysctl], proc: &Proc) -> Result<()> {
-    sysctls.iter().try_for_each(|Sysctl { path, value, field, .. }| {
+    sysctls.iter().try_for_each(|sysctl| sysctl.write(proc))
+}
+
+/// Those of the network namespace that the caller is in.
+pub fn apply_network(sysctls: &[Sysctl], proc: &Proc) -> Result<()> {
+    let mut of_network = sysctls.iter().filter(|sysctl| sysctl.owner == Owner::Network);
+    of_network.try_for_each(|sysctl| sysctl.write(proc))
+}
+
+impl Sysctl {
+    fn write(&self, proc: &Proc) -> Result<()> {
         // The newline lets an empty value through: a write of no bytes would change nothing and yet succeed.
-        proc.write(&format!("sys/{path}"), &format!("{value}\n")).at(field)
-    })
+        proc.write(&format!("sys/{}", self.path), &format!("{}\n", self.value)).at(&self.field)
+    }
 }
 
 /// The file below /proc/sys. A name takes `.` or `/` as its separator, whichever comes first in it; the other one

@@ -12,6 +12,7 @@ mod cgroup;
 mod cgroup_disabled;
 mod cgroup_mounts;
 mod check;
+mod checkpoint;
 mod cli;
 mod concurrency;
 mod crash;
@@ -133,6 +134,7 @@ const TESTS: &[&[Test]] = &[
     list::TESTS,
     check::TESTS,
     spec::TESTS,
+    checkpoint::TESTS,
     log::TESTS,
     cli::TESTS,
     crash::TESTS,

@@ -15,6 +15,7 @@
 //! mkdir PATH                ok, or the errno's name
 //! bind FROM TO              mount(2) MS_BIND; ok, or the errno's name
 //! remount-rw PATH           mount(2) MS_REMOUNT|MS_BIND without MS_RDONLY; ok, or the errno's name
+//! lock PATH                 flock(2) LOCK_EX of a file that is made, held to the end; ok, or the errno's name
 //! sethostname NAME          ok, or the errno's name
 //! echo TEXT                 TEXT
 //! line                      one line read from stdin, echoed
@@ -49,6 +50,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -90,6 +92,11 @@ pub fn main(args: &[String]) -> ! {
                 let done = mount(None::<&str>, *path, None::<&str>, flags, None::<&str>);
                 answer(done.map_err(io::Error::from))
             }
+            ["lock", path] => answer(File::create(path).and_then(|file| {
+                let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+                // It ends with its descriptor.
+                lock.map(std::mem::forget).map_err(|(_, errno)| errno.into())
+            })),
             ["sethostname", name] => answer(unistd::sethostname(name).map_err(io::Error::from)),
             ["echo", text] => say(text),
             ["line"] => say(line()),

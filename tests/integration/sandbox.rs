@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::mem::take;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -436,6 +436,11 @@ impl Sandbox {
         let mut running = Running::of(command.stdout(stdout).stderr(stderr));
         running.files = Some(files);
         running
+    }
+
+    /// The same with stdout in a descriptor.
+    pub fn spawn_to(&self, mut command: Command, stdout: OwnedFd) -> Running {
+        Running::of(command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::inherit()))
     }
 
     #[track_caller]
