@@ -4,6 +4,8 @@
 //! With STRICT=1 a test that has to be skipped is a failure, unless MAY_SKIP has a line with just its reason.
 #![deny(unsafe_code)]
 
+#[path = "../../benches/profile/mod.rs"]
+mod engine_profile;
 mod payload;
 mod sandbox;
 
@@ -59,7 +61,9 @@ mod rlimits;
 mod root_mount;
 mod rootfs;
 mod scheduling;
+mod seccomp;
 mod seccomp_libseccomp;
+mod seccomp_notify;
 mod spec;
 mod state;
 mod stdio_fds;
@@ -110,6 +114,8 @@ const TESTS: &[&[Test]] = &[
     scheduling::TESTS,
     memory_policy::TESTS,
     personality::TESTS,
+    seccomp::TESTS,
+    seccomp_notify::TESTS,
     seccomp_libseccomp::TESTS,
     lsm::TESTS,
     keyring::TESTS,
