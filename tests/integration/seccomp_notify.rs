@@ -23,6 +23,7 @@ tests![
     an_agent_can_let_a_call_take_place,
     the_program_does_not_get_the_descriptor,
     a_non_root_program_has_an_agent_too,
+    a_created_container_waits_without_what_the_load_takes,
     start_container_hooks_have_the_agent_too,
     a_call_without_an_agent_any_more_is_not_implemented,
     an_agent_that_hangs_up_does_not_keep_a_container_from_starting,
@@ -219,6 +220,20 @@ fn a_non_root_program_has_an_agent_too() {
         assert_eq!((&seen["seccomp"], &seen["noNewPrivileges"]), (&json!("2"), &json!(no_new_privileges)));
         serving.join().expect("the agent");
     }
+}
+
+/// Execve would take CAP_SYS_ADMIN, but `start` may be long in coming.
+fn a_created_container_waits_without_what_the_load_takes() {
+    let (mut c, agent) = with_agent();
+    c.set("/process/noNewPrivileges", false);
+    let serving = agent.serve(0, OVERFLOW);
+    c.acts("pause").created();
+    serving.join().expect("the agent");
+    let status = fs::read_to_string(format!("/proc/{}/status", c.pid())).expect("read its status");
+    let set = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("a set").trim();
+    // CAP_KILL, CAP_NET_BIND_SERVICE and CAP_AUDIT_WRITE.
+    assert_eq!([set("CapEff:"), set("CapPrm:")], ["0000000020000420"; 2]);
+    assert_eq!(set("Seccomp:"), "2");
 }
 
 /// The filter is loaded while the agent can still be told, and so before them.
