@@ -16,7 +16,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 pub use argv::{command_name, normalise};
 pub use options::*;
 
-use crate::cgroup::Manager;
+use crate::cgroup::{Manager, SYSTEMD};
 use crate::error::{Error, Result};
 use crate::log;
 
@@ -88,7 +88,7 @@ impl Global {
         if self.systemd_cgroup && manager.is_some_and(|manager| manager != "systemd") {
             return Err(Error::new("--systemd-cgroup contradicts --cgroup-manager"));
         }
-        if self.systemd_cgroup || manager == Some("systemd") {
+        if (self.systemd_cgroup || manager == Some("systemd")) && !SYSTEMD {
             return Err(Error::new("the systemd cgroup driver is not supported yet"));
         }
         if self.rootless.as_deref() == Some("true") {
@@ -132,6 +132,7 @@ pub enum Operation {
     Update(Box<UpdateOptions>),
     List(ListOptions),
     Spec(SpecOptions),
+    Features,
     Check(CheckOptions),
     /// Help or the version, for stdout.
     Print(String),
@@ -146,7 +147,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-static COMMANDS: [Entry; 15] = [
+static COMMANDS: [Entry; 16] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -204,6 +205,10 @@ static COMMANDS: [Entry; 15] = [
     Entry {
         name: "spec", about: "Write an example of a config.json",
         options: with_rootless, read: |m| SpecOptions::from_arg_matches(m).map(Operation::Spec),
+    },
+    Entry {
+        name: "features", about: "Print what this runtime supports, as JSON",
+        options: Global::augment_args, read: |_| Ok(Operation::Features),
     },
     Entry {
         name: "check", about: "Say everything that is wrong with a bundle's config.json; creates nothing",

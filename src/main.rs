@@ -20,7 +20,8 @@ use keel::fds::Passed;
 use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
 use keel::{
-    check, create, delete, events, exec, kill, list, pause, ps, run, spec_command, start, state, sys, update,
+    check, create, delete, events, exec, features, kill, list, pause, ps, run, spec_command, start, state,
+    sys, update,
 };
 
 keel::entry!(self_exe::overlay::early);
@@ -94,6 +95,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Update(options) => update::update(&global.root(), &options)?,
         Operation::List(options) => print(&list::list(&global.root(), global.has_root(), options.format())?)?,
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,
+        Operation::Features => print(&features::features()?)?,
         Operation::Print(text) => print(&text)?,
         Operation::Check(options) => {
             let (found, result) = check::check(&options.bundle, global.manager());

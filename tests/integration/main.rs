@@ -31,6 +31,7 @@ mod exec_process;
 mod exec_process_file;
 mod exec_terminal;
 mod exec_user;
+mod features;
 mod hooks;
 mod keyring;
 mod kill;
@@ -136,6 +137,7 @@ const TESTS: &[&[Test]] = &[
     exec_concurrency::TESTS,
     kill::TESTS,
     delete::TESTS,
+    features::TESTS,
     list::TESTS,
     check::TESTS,
     spec::TESTS,
