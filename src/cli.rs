@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 pub use argv::{command_name, normalise};
@@ -237,6 +237,15 @@ fn command(entry: &Entry) -> Command {
 
 /// The parser of a line without a command, which can only ask for help or be wrong.
 fn no_command() -> Command {
+    keel(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about)))
+}
+
+/// Everything: for shell completions and manual pages, which are made beforehand (see examples/manual.rs).
+pub fn whole() -> Command {
+    keel(COMMANDS.iter().map(command))
+}
+
+fn keel(commands: impl Iterator<Item = Command>) -> Command {
     let version = Arg::new("version").short('v').long("version").action(ArgAction::Version);
     let keel = Command::new("keel")
         .version(env!("CARGO_PKG_VERSION"))
@@ -244,7 +253,7 @@ fn no_command() -> Command {
         .disable_help_subcommand(true)
         .subcommand_required(true)
         .arg(version.help("Print the version"))
-        .subcommands(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about)));
+        .subcommands(commands);
     Global::augment_args(keel).about("Runs OCI containers")
 }
 
@@ -302,12 +311,21 @@ fn split(args: &[OsString]) -> (Option<&'static Entry>, impl Iterator<Item = &Os
     (entry, args.iter().enumerate().filter(move |(i, _)| Some(*i) != skipped).map(|(_, arg)| arg))
 }
 
-/// The first paragraph of clap's message on one line; callers read stderr by lines.
+/// The first paragraph of clap's message on one line, and what was perhaps meant; callers read stderr by lines.
 fn usage(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let lines: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let line = lines.join(" ");
-    Error::new(format!("{}, see keel --help", line.trim_start_matches("error: ")))
+    let similar = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
+    let meant = match similar.into_iter().find_map(|kind| error.get(kind)) {
+        Some(ContextValue::String(one)) => format!(" (did you mean {one}?)"),
+        // The likeliest is the last.
+        Some(ContextValue::Strings(some)) => {
+            some.last().map_or_else(String::new, |one| format!(" (did you mean {one}?)"))
+        }
+        _ => String::new(),
+    };
+    Error::new(format!("{}{meant}, see keel --help", line.trim_start_matches("error: ")))
 }
 
 #[cfg(test)]
@@ -433,9 +451,14 @@ mod tests {
             ("state", "the following required arguments were not provided: <ID>, see keel --help"),
             ("state c --nope", "unexpected argument '--nope' found, see keel --help"),
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
+            ("crate c", "unrecognized subcommand 'crate' (did you mean create?), see keel --help"),
+            (
+                "create --bundel x c",
+                "unexpected argument '--bundel' found (did you mean --bundle?), see keel --help",
+            ),
             (
                 "--debug",
-                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, list, spec, check], see keel --help",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, list, spec, features, check], see keel --help",
             ),
             (
                 "--debug --root",

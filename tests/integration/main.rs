@@ -43,6 +43,7 @@ mod limits_memory;
 mod list;
 mod log;
 mod lsm;
+mod manual;
 mod memory_policy;
 mod mount_options;
 mod mounts;
@@ -143,6 +144,7 @@ const TESTS: &[&[Test]] = &[
     spec::TESTS,
     log::TESTS,
     cli::TESTS,
+    manual::TESTS,
     crash::TESTS,
     concurrency::TESTS,
     nginx::TESTS,
