@@ -16,6 +16,7 @@ mod cgroup_mounts;
 mod check;
 mod cli;
 mod concurrency;
+mod contract;
 mod crash;
 mod default_mounts;
 mod delegation;
@@ -144,6 +145,7 @@ const TESTS: &[&[Test]] = &[
     spec::TESTS,
     log::TESTS,
     cli::TESTS,
+    contract::TESTS,
     manual::TESTS,
     crash::TESTS,
     concurrency::TESTS,
