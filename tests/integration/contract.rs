@@ -297,12 +297,11 @@ fn buildkit_gets_the_exit_code() {
     for (signal, code) in [("KILL", 137), ("TERM", 143)] {
         let mut c = Sandbox::new();
         // The first process of a pid namespace does not hear of what it does not handle.
-        c.without_namespace("pid").without_mount("/proc").acts("pause");
+        c.without_namespace("pid").without_mount("/proc").acts("echo on ; pause");
         thread::scope(|scope| {
             let c = &c;
             let running = scope.spawn(|| c.run());
-            let runs = || c.keel(&["state", &c.id]).stdout.contains("running");
-            eventually("it runs", runs);
+            eventually("it runs", || c.printed().contains("on"));
             c.kill(signal).ok();
             assert_eq!(running.join().expect("run").code, code, "{signal}");
         });
