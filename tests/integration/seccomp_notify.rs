@@ -50,11 +50,11 @@ struct Seen {
     pids: Vec<i32>,
 }
 
-/// A container whose mkdir(2) and getppid(2) are left to an agent.
+/// A container whose mkdir(2) and getpriority(2) are left to an agent.
 fn with_agent() -> (Sandbox, Agent) {
     let mut c = Sandbox::new();
     let path = c.dir.join("agent.sock");
-    let names = [&MAKES_DIRECTORIES[..], &["getppid"]].concat();
+    let names = [&MAKES_DIRECTORIES[..], &["getpriority"]].concat();
     c.set(
         "/linux/seccomp",
         json!({
@@ -177,7 +177,7 @@ fn the_metadata_is_left_out_where_there_is_none() {
 fn an_agent_decides_what_a_call_returns() {
     let (mut c, agent) = with_agent();
     let serving = agent.serve(2, || Some(4242));
-    let acts = format!("syscall {} ; mkdir /tmp/a ; stat /tmp/a", libc::SYS_getppid);
+    let acts = format!("syscall {} ; mkdir /tmp/a ; stat /tmp/a", libc::SYS_getpriority);
     let lines = c.does(&acts);
     // Zero and more is success; nothing was made.
     assert_eq!(lines, ["4242", "ok", r#"{"error":"ENOENT"}"#]);
@@ -195,8 +195,7 @@ fn the_program_does_not_get_the_descriptor() {
     for no_new_privileges in [false, true] {
         let (mut c, agent) = with_agent();
         c.set("/process/noNewPrivileges", no_new_privileges);
-        // The report asks for its parent.
-        let serving = agent.serve(1, || None);
+        let serving = agent.serve(0, OVERFLOW);
         let fds = c.report()["fds"].clone();
         let mut numbers: Vec<&String> = fds.as_object().expect("an object").keys().collect();
         numbers.sort();
@@ -210,8 +209,8 @@ fn a_non_root_program_has_an_agent_too() {
         let (mut c, agent) = with_agent();
         c.set("/process/noNewPrivileges", no_new_privileges);
         c.set("/process/user", json!({"uid": 1000, "gid": 1000}));
-        let serving = agent.serve(2, || Some(4242));
-        let output = c.acts(&format!("syscall {} ; report", libc::SYS_getppid)).run().ok();
+        let serving = agent.serve(1, || Some(4242));
+        let output = c.acts(&format!("syscall {} ; report", libc::SYS_getpriority)).run().ok();
         let (number, report) = output.stdout.split_once('\n').expect("two lines");
         let seen: Value = serde_json::from_str(report).expect("JSON");
         assert_eq!(number, "4242");
