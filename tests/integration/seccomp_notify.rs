@@ -1,4 +1,5 @@
-//! `linux.seccomp` with SCMP_ACT_NOTIFY: calls about which an agent of the host decides.
+//! `linux.seccomp` with SCMP_ACT_NOTIFY: calls about which an agent of the host decides. (As a control runc is of little
+//! use here: it makes directories itself after the load, and waits for the agent then.)
 
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
