@@ -30,6 +30,9 @@ use crate::sys::process::adopt_fd;
 
 const LOG: &str = "dump.log";
 
+/// runc's annotation for a configuration file of criu's in place of runc's.
+pub const CONFIG_ANNOTATION: &str = "org.criu.config";
+
 pub fn checkpoint(root: &Path, options: &CheckpointOptions) -> Result<()> {
     save(root, options).context(|| format!("checkpoint container {}", options.id))
 }
@@ -85,7 +88,7 @@ fn status_fd(fd: u32) -> Result<File> {
 /// What `checkpoint` and `restore` ask for in the same way.
 pub fn common(options: &CriuOptions, images: &Images, annotations: &BTreeMap<String, String>) -> Opts {
     // Settings of the host's administrator, as other runtimes have them; a missing file is ignored.
-    let config = annotations.get("org.criu.config").map_or("/etc/criu/runc.conf", String::as_str);
+    let config = annotations.get(CONFIG_ANNOTATION).map_or("/etc/criu/runc.conf", String::as_str);
     Opts {
         config_file: (!config.is_empty()).then(|| config.to_owned()),
         tcp_established: Some(options.tcp_established),

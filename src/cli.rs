@@ -11,14 +11,14 @@ use std::ffi::OsString;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 pub use argv::{command_name, normalise};
 pub use checkpoint::*;
 pub use options::*;
 
-use crate::cgroup::Manager;
+use crate::cgroup::{Manager, SYSTEMD};
 use crate::error::{Error, Result};
 use crate::log;
 
@@ -90,7 +90,7 @@ impl Global {
         if self.systemd_cgroup && manager.is_some_and(|manager| manager != "systemd") {
             return Err(Error::new("--systemd-cgroup contradicts --cgroup-manager"));
         }
-        if self.systemd_cgroup || manager == Some("systemd") {
+        if (self.systemd_cgroup || manager == Some("systemd")) && !SYSTEMD {
             return Err(Error::new("the systemd cgroup driver is not supported yet"));
         }
         if self.rootless.as_deref() == Some("true") {
@@ -136,6 +136,7 @@ pub enum Operation {
     Restore(Box<RestoreOptions>),
     List(ListOptions),
     Spec(SpecOptions),
+    Features,
     Check(CheckOptions),
     /// Help or the version, for stdout.
     Print(String),
@@ -150,7 +151,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-static COMMANDS: [Entry; 17] = [
+static COMMANDS: [Entry; 18] = [
     Entry {
         name: "create", about: "Create a container from a bundle; its program waits for start",
         options: with_global::<CreateOptions>, read: |m| CreateOptions::from_arg_matches(m).map(Operation::Create),
@@ -220,6 +221,10 @@ static COMMANDS: [Entry; 17] = [
         options: with_rootless, read: |m| SpecOptions::from_arg_matches(m).map(Operation::Spec),
     },
     Entry {
+        name: "features", about: "Print what this runtime supports, as JSON",
+        options: Global::augment_args, read: |_| Ok(Operation::Features),
+    },
+    Entry {
         name: "check", about: "Say everything that is wrong with a bundle's config.json; creates nothing",
         options: with_global::<CheckOptions>, read: |m| CheckOptions::from_arg_matches(m).map(Operation::Check),
     },
@@ -246,6 +251,15 @@ fn command(entry: &Entry) -> Command {
 
 /// The parser of a line without a command, which can only ask for help or be wrong.
 fn no_command() -> Command {
+    keel(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about)))
+}
+
+/// Everything: for shell completions and manual pages, which are made beforehand (see examples/manual.rs).
+pub fn whole() -> Command {
+    keel(COMMANDS.iter().map(command))
+}
+
+fn keel(commands: impl Iterator<Item = Command>) -> Command {
     let version = Arg::new("version").short('v').long("version").action(ArgAction::Version);
     let keel = Command::new("keel")
         .version(env!("CARGO_PKG_VERSION"))
@@ -253,7 +267,7 @@ fn no_command() -> Command {
         .disable_help_subcommand(true)
         .subcommand_required(true)
         .arg(version.help("Print the version"))
-        .subcommands(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about)));
+        .subcommands(commands);
     Global::augment_args(keel).about("Runs OCI containers")
 }
 
@@ -312,12 +326,21 @@ fn split(args: &[OsString]) -> (Option<&'static Entry>, impl Iterator<Item = &Os
     (entry, args.iter().enumerate().filter(move |(i, _)| Some(*i) != skipped).map(|(_, arg)| arg))
 }
 
-/// The first paragraph of clap's message on one line; callers read stderr by lines.
+/// The first paragraph of clap's message on one line, and what was perhaps meant; callers read stderr by lines.
 fn usage(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let lines: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let line = lines.join(" ");
-    Error::new(format!("{}, see keel --help", line.trim_start_matches("error: ")))
+    let similar = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
+    let meant = match similar.into_iter().find_map(|kind| error.get(kind)) {
+        Some(ContextValue::String(one)) => format!(" (did you mean {one}?)"),
+        // The likeliest is the last.
+        Some(ContextValue::Strings(some)) => {
+            some.last().map_or_else(String::new, |one| format!(" (did you mean {one}?)"))
+        }
+        _ => String::new(),
+    };
+    Error::new(format!("{}{meant}, see keel --help", line.trim_start_matches("error: ")))
 }
 
 #[cfg(test)]
@@ -443,9 +466,14 @@ mod tests {
             ("state", "the following required arguments were not provided: <ID>, see keel --help"),
             ("state c --nope", "unexpected argument '--nope' found, see keel --help"),
             ("nope", "unrecognized subcommand 'nope', see keel --help"),
+            ("crate c", "unrecognized subcommand 'crate' (did you mean create?), see keel --help"),
+            (
+                "create --bundel x c",
+                "unexpected argument '--bundel' found (did you mean --bundle?), see keel --help",
+            ),
             (
                 "--debug",
-                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, checkpoint, restore, list, spec, check], see keel --help",
+                "'keel' requires a subcommand but one was not provided [subcommands: create, run, start, exec, state, kill, delete, pause, resume, ps, events, update, checkpoint, restore, list, spec, features, check], see keel --help",
             ),
             (
                 "--debug --root",

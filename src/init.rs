@@ -244,7 +244,7 @@ pub fn restrict<'p>(
 }
 
 impl Filter<'_> {
-    /// Of what this calls, and what follows it, the plan knows (`Process::calls_after_filter`).
+    /// Of what this calls, and what follows it, the plan knows (`Process::check_filter`).
     fn load(&self, parent: &InitEnd) -> Result<()> {
         if let Some(listener) = self.seccomp.load()? {
             // By its number: sendmsg(2) may be one of the calls that wait for the agent. It stays open until execve.

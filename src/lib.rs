@@ -31,8 +31,9 @@
 //! | `linux.memoryPolicy` | [`linux::memory_policy`] |
 //! | `linux.seccomp` | [`linux::seccomp`] |
 //! | `linux.intelRdt` | [`linux::rdt`] |
-//! | refused yet: `linux.uidMappings`, `gidMappings`, `seccomp` | [`plan`] |
+//! | refused yet: `linux.uidMappings`, `gidMappings` | [`plan`] |
 //! | the other `linux.resources` | a file each in `cgroup/`, written by [`cgroup::limits`] |
+//! | nowhere in it: what of all this there is, for engines | [`features`] |
 //! | nowhere in it: the session keyring, keel's own binary | [`linux::keyring`], [`linux::self_exe`] |
 #![deny(unsafe_code)]
 
@@ -72,6 +73,7 @@ pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+pub mod features;
 pub mod kill;
 pub mod list;
 pub mod notify;

@@ -20,8 +20,8 @@ use keel::fds::Passed;
 use keel::linux::self_exe::{self, Protection};
 use keel::log::{self, Level};
 use keel::{
-    check, checkpoint, create, delete, events, exec, kill, list, pause, ps, restore, run, spec_command,
-    start, state, sys, update,
+    check, checkpoint, create, delete, events, exec, features, kill, list, pause, ps, restore, run,
+    spec_command, start, state, sys, update,
 };
 
 keel::entry!(self_exe::overlay::early);
@@ -98,6 +98,7 @@ fn perform(global: &Global, operation: Operation, process: &Process) -> Result<i
         Operation::Update(options) => update::update(&global.root(), &options)?,
         Operation::List(options) => print(&list::list(&global.root(), global.has_root(), options.format())?)?,
         Operation::Spec(options) => spec_command::spec(&options.bundle, options.rootless)?,
+        Operation::Features => print(&features::features()?)?,
         Operation::Print(text) => print(&text)?,
         Operation::Check(options) => {
             let (found, result) = check::check(&options.bundle, global.manager());

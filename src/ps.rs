@@ -16,7 +16,8 @@ pub fn ps(root: &Path, options: &PsOptions) -> Result<Vec<u8>> {
         };
         let pids: Vec<i32> = pids.into_iter().map(nix::unistd::Pid::as_raw).collect();
         if options.format == "json" {
-            return Ok(format!("{pids:?}\n").into_bytes());
+            let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+            return Ok(format!("[{}]\n", pids.join(",")).into_bytes());
         }
         table(&options.ps_options, &pids)
     };

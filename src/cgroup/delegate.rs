@@ -33,7 +33,7 @@ pub struct Leaf {
     pub(super) field: Field,
 }
 
-const ANNOTATION: &str = "run.oci.delegate-cgroup";
+pub const ANNOTATION: &str = "run.oci.delegate-cgroup";
 
 /// Which files a delegatee owns besides the directory.
 const LIST: &str = "/sys/kernel/cgroup/delegate";

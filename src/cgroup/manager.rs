@@ -17,6 +17,10 @@ pub enum Manager {
     Disabled,
 }
 
+/// Whether systemd can be asked to make it, and a user's own systemd.
+pub const SYSTEMD: bool = false;
+pub const SYSTEMD_USER: bool = false;
+
 /// What a message says of [`Manager::Disabled`].
 const NO_CGROUP: &str = "and --cgroup-manager disabled makes none";
 

@@ -37,7 +37,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
-pub use manager::Manager;
+pub use manager::{Manager, SYSTEMD, SYSTEMD_USER};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::{Cgroup2, Host};

@@ -191,6 +191,13 @@ fn plan_set(node: &Node, key: &str) -> u64 {
     set
 }
 
+/// All that this program knows, in the kernel's order.
+pub fn known() -> Vec<String> {
+    let mut known: Vec<Capability> = caps::all().into_iter().collect();
+    known.sort_unstable_by_key(Capability::index);
+    known.iter().map(ToString::to_string).collect()
+}
+
 /// `CAP_CHOWN, CAP_KILL`; a number for what is newer than this program.
 fn names(set: u64) -> String {
     let known = caps::all();

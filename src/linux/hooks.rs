@@ -39,6 +39,10 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
+/// In the order in which they are run.
+pub const NAMES: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
 /// Kept in the container's state too: start and delete run hooks without reading the config again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
@@ -52,14 +56,7 @@ pub struct Hook {
 impl Hooks {
     pub fn plan(root: &Node) -> Self {
         let Some(hooks) = root.object("hooks") else { return Self::default() };
-        hooks.expect_keys(&[
-            "prestart",
-            "createRuntime",
-            "createContainer",
-            "startContainer",
-            "poststart",
-            "poststop",
-        ]);
+        hooks.expect_keys(&NAMES);
         let list = |key: &str| hooks.objects(key).iter().filter_map(Hook::plan).collect();
         Self {
             prestart: list("prestart"),

@@ -23,7 +23,7 @@ pub struct MemoryPolicy {
 const MPOL_PREFERRED_MANY: i32 = 5;
 const MPOL_WEIGHTED_INTERLEAVE: i32 = 6;
 
-const MODES: [(&str, i32); 7] = [
+pub const MODES: [(&str, i32); 7] = [
     ("MPOL_DEFAULT", libc::MPOL_DEFAULT),
     ("MPOL_PREFERRED", libc::MPOL_PREFERRED),
     ("MPOL_BIND", libc::MPOL_BIND),
@@ -33,7 +33,7 @@ const MODES: [(&str, i32); 7] = [
     ("MPOL_WEIGHTED_INTERLEAVE", MPOL_WEIGHTED_INTERLEAVE),
 ];
 
-const FLAGS: [(&str, i32); 3] = [
+pub const FLAGS: [(&str, i32); 3] = [
     ("MPOL_F_NUMA_BALANCING", libc::MPOL_F_NUMA_BALANCING),
     ("MPOL_F_RELATIVE_NODES", libc::MPOL_F_RELATIVE_NODES),
     ("MPOL_F_STATIC_NODES", libc::MPOL_F_STATIC_NODES),

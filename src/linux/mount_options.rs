@@ -68,15 +68,16 @@ impl Propagation {
     pub const SLAVE: Self = Self { kind: libc::MS_SLAVE, recursive: true };
     pub const PRIVATE: Self = Self { kind: libc::MS_PRIVATE, recursive: true };
 
+    const KINDS: [(&str, u64); 4] = [
+        ("shared", libc::MS_SHARED),
+        ("slave", libc::MS_SLAVE),
+        ("private", libc::MS_PRIVATE),
+        ("unbindable", libc::MS_UNBINDABLE),
+    ];
+
     /// `slave`, `rslave` and so on.
     pub fn named(name: &str) -> Option<Self> {
-        let one = |name: &str| match name {
-            "shared" => Some(libc::MS_SHARED),
-            "slave" => Some(libc::MS_SLAVE),
-            "private" => Some(libc::MS_PRIVATE),
-            "unbindable" => Some(libc::MS_UNBINDABLE),
-            _ => None,
-        };
+        let one = |name: &str| Self::KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
         match (one(name), name.strip_prefix('r').and_then(one)) {
             (Some(kind), _) => Some(Self { kind, recursive: false }),
             (_, Some(kind)) => Some(Self { kind, recursive: true }),
@@ -112,6 +113,16 @@ enum Effect {
     /// Mandatory locking: not in the kernel since Linux 5.15.
     Gone,
 }
+
+impl Effect {
+    /// Whether it is one of the mount itself, which may be given to all mounts below it too.
+    fn is_attribute(self) -> bool {
+        matches!(self, Self::Set(_) | Self::Clear(_) | Self::Atime(_) | Self::NotAtime(_))
+    }
+}
+
+/// Whether a mount may have ids of its own: `idmap`, `ridmap`, `/mounts/N/uidMappings` and `gidMappings`.
+pub const ID_MAPPED: bool = false;
 
 const EFFECTS: &[(&str, Effect)] = &[
     ("ro", Effect::Set(attr::RDONLY)),
@@ -210,8 +221,19 @@ fn find(option: &str) -> Option<(bool, Effect)> {
         return Some((false, effect));
     }
     let effect = effect(option.strip_prefix('r')?)?;
-    matches!(effect, Effect::Set(_) | Effect::Clear(_) | Effect::Atime(_) | Effect::NotAtime(_))
-        .then_some((true, effect))
+    effect.is_attribute().then_some((true, effect))
+}
+
+/// Every option that is not left to the file system, in order.
+pub fn names() -> Vec<String> {
+    let known = EFFECTS.iter().filter(|(_, effect)| ID_MAPPED || !matches!(effect, Effect::IdMap));
+    let mut names: Vec<String> = known.map(|(name, _)| (*name).to_owned()).collect();
+    let attributes = EFFECTS.iter().filter(|(_, effect)| effect.is_attribute()).map(|(name, _)| name);
+    let propagations = Propagation::KINDS.iter().map(|(name, _)| name);
+    names.extend(propagations.clone().map(|name| (*name).to_owned()));
+    names.extend(attributes.chain(propagations).map(|name| format!("r{name}")));
+    names.sort_unstable();
+    names
 }
 
 /// One string may hold several options, as the string that mount(2) takes. Not those that carry paths or

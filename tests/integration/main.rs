@@ -4,6 +4,8 @@
 //! With STRICT=1 a test that has to be skipped is a failure, unless MAY_SKIP has a line with just its reason.
 #![deny(unsafe_code)]
 
+#[path = "../../benches/profile/mod.rs"]
+mod engine_profile;
 mod payload;
 mod sandbox;
 
@@ -15,6 +17,7 @@ mod check;
 mod checkpoint;
 mod cli;
 mod concurrency;
+mod contract;
 mod crash;
 mod default_mounts;
 mod delegation;
@@ -30,6 +33,7 @@ mod exec_process;
 mod exec_process_file;
 mod exec_terminal;
 mod exec_user;
+mod features;
 mod hooks;
 mod keyring;
 mod kill;
@@ -41,6 +45,7 @@ mod limits_memory;
 mod list;
 mod log;
 mod lsm;
+mod manual;
 mod memory_policy;
 mod mount_options;
 mod mounts;
@@ -60,7 +65,9 @@ mod rlimits;
 mod root_mount;
 mod rootfs;
 mod scheduling;
+mod seccomp;
 mod seccomp_libseccomp;
+mod seccomp_notify;
 mod spec;
 mod state;
 mod stdio_fds;
@@ -111,6 +118,8 @@ const TESTS: &[&[Test]] = &[
     scheduling::TESTS,
     memory_policy::TESTS,
     personality::TESTS,
+    seccomp::TESTS,
+    seccomp_notify::TESTS,
     seccomp_libseccomp::TESTS,
     lsm::TESTS,
     keyring::TESTS,
@@ -131,12 +140,15 @@ const TESTS: &[&[Test]] = &[
     exec_concurrency::TESTS,
     kill::TESTS,
     delete::TESTS,
+    features::TESTS,
     list::TESTS,
     check::TESTS,
     spec::TESTS,
     checkpoint::TESTS,
     log::TESTS,
     cli::TESTS,
+    contract::TESTS,
+    manual::TESTS,
     crash::TESTS,
     concurrency::TESTS,
     nginx::TESTS,

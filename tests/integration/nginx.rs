@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::engine_profile;
 use crate::sandbox::{Sandbox, program};
 use crate::{needs, tests};
 
-tests![nginx_serves_a_client_and_stops_gracefully];
+tests![nginx_serves_a_client_and_stops_gracefully, nginx_serves_a_client_under_the_profile_of_an_engine,];
 
 /// $DEBIAN_ROOT, else made once, then kept below target/; containers see it read-only.
 fn debian() -> Result<PathBuf, String> {
@@ -40,12 +41,23 @@ const CONFIG: &str = "
     http { access_log off; server { listen 80; location / { return 200 'served by $hostname'; } } }";
 
 fn nginx_serves_a_client_and_stops_gracefully() {
+    serves(json!(null));
+}
+
+fn nginx_serves_a_client_under_the_profile_of_an_engine() {
+    serves(engine_profile::profile());
+}
+
+fn serves(seccomp: Value) {
     needs!(program("ip"), program("nsenter"), program("busybox"));
     let root = match debian() {
         Ok(root) => root,
         Err(why) => return crate::sandbox::skip(why),
     };
     let mut c = Sandbox::new();
+    if !seccomp.is_null() {
+        c.set("/linux/seccomp", seccomp);
+    }
     let config = c.host_file("nginx.conf", CONFIG);
     let capabilities = json!([
         "CAP_CHOWN",

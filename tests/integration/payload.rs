@@ -35,6 +35,9 @@
 //!                           it caught; prints how many it caught, and how many it wrote to
 //! run PATH ARG...           executes another program; takes all arguments that follow
 //! pause                     for ever
+//! syscall N ARG...          makes the system call of this number; what it returns, or the errno's name
+//! thread N                  the same in a thread: "returned", or "killed" if the thread is gone for it
+//! trap N                    the same with a handler of SIGSYS: "trapped", or "returned"
 //! exit CODE
 //! ```
 
@@ -125,6 +128,12 @@ pub fn main(args: &[String]) -> ! {
             ["pause"] => loop {
                 unistd::pause();
             },
+            ["syscall", words @ ..] => {
+                let called = raw::syscall(&words.iter().map(|word| number(word)).collect::<Vec<_>>());
+                say(called.map_or_else(|e| errno_name(&e), |returned| returned.to_string()));
+            }
+            ["thread", call] => say(thread(number(call))),
+            ["trap", call] => say(raw::trap(number(call))),
             ["exit", code] => std::process::exit(number(code) as i32),
             unknown => {
                 eprintln!("payload: unknown act {unknown:?}");
@@ -159,6 +168,16 @@ fn line() -> String {
         bytes.push(byte[0]);
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A thread that the kernel has killed cannot be joined: the standard library waits for what it returns.
+fn thread(call: u64) -> &'static str {
+    let thread = std::thread::spawn(move || raw::syscall(&[call]).is_ok());
+    while names("/proc/self/task").len() > 1 {
+        // Not sched_yield(2), which tests deny.
+        std::hint::spin_loop();
+    }
+    if thread.is_finished() { "returned" } else { "killed" }
 }
 
 fn notify(text: &str) -> io::Result<usize> {
@@ -298,6 +317,7 @@ fn report() -> Value {
         },
         "noNewPrivileges": get("NoNewPrivs").map(|v| v == "1"),
         "seccomp": get("Seccomp"),
+        "seccompFilters": get("Seccomp_filters"),
         "threads": get("Threads"),
         "cpus": get("Cpus_allowed_list"),
         "memoryNodes": get("Mems_allowed_list"),
@@ -454,9 +474,33 @@ pub fn mountinfo(line: &str) -> Option<Value> {
 #[allow(unsafe_code)]
 mod raw {
     use std::mem::MaybeUninit;
+    use std::sync::atomic::{AtomicI32, Ordering};
     use std::{io, ptr};
 
     use serde_json::{Value, json};
+
+    /// The number of a system call and up to six arguments.
+    pub fn syscall(words: &[u64]) -> io::Result<i64> {
+        let word = |i: usize| words.get(i).map_or(0, |word| *word as libc::c_long);
+        // SAFETY: the tests ask for calls whose arguments are numbers.
+        let returned =
+            unsafe { libc::syscall(word(0), word(1), word(2), word(3), word(4), word(5), word(6)) };
+        if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+    }
+
+    static TRAPPED: AtomicI32 = AtomicI32::new(0);
+
+    /// Makes a system call, whose filter may answer with SIGSYS.
+    pub fn trap(number: u64) -> &'static str {
+        extern "C" fn trapped(signal: i32) {
+            TRAPPED.store(signal, Ordering::Relaxed);
+        }
+        // SAFETY: the handler only stores a number.
+        unsafe { libc::signal(libc::SIGSYS, trapped as *const () as libc::sighandler_t) };
+        // What it returns is what was in the register.
+        let _ = syscall(&[number]);
+        if TRAPPED.load(Ordering::Relaxed) == libc::SIGSYS { "trapped" } else { "returned" }
+    }
 
     pub fn uname() -> Value {
         let mut name = MaybeUninit::<libc::utsname>::zeroed();
