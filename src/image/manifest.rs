@@ -76,7 +76,7 @@ pub struct Manifest {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Vec<Descriptor>),
 }
 
@@ -118,7 +118,7 @@ impl Document {
                 let manifests = root.objects("manifests");
                 return Ok(manifests.iter().map(descriptor).collect::<Option<Vec<_>>>().map(Self::Index));
             }
-            manifest(root, limits).map(|manifest| manifest.map(Self::Manifest))
+            manifest(root, limits).map(|manifest| manifest.map(Box::new).map(Self::Manifest))
         })
     }
 }
@@ -337,7 +337,7 @@ pub fn resolve(
                 Document::Manifest(manifest) => {
                     let media_type = manifest.media_type.clone().or(media_type);
                     let media_type = media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
-                    return Ok(Found { digest, media_type, bytes, manifest });
+                    return Ok(Found { digest, media_type, bytes, manifest: *manifest });
                 }
                 Document::Index(index) => index,
             };
@@ -378,7 +378,7 @@ mod tests {
 
     fn parse_manifest(document: &Value) -> Manifest {
         match parse(document, None).unwrap() {
-            Document::Manifest(manifest) => manifest,
+            Document::Manifest(manifest) => *manifest,
             Document::Index(_) => panic!("an index"),
         }
     }

@@ -79,25 +79,22 @@ impl Reference {
 
     /// The same without a look at the files.
     pub fn parse(text: &str) -> Result<Self> {
-        let kinds: [(&str, fn(PathBuf, Option<String>) -> Self); 3] = [
-            ("oci", |path, name| Self::Layout { path, name }),
-            ("oci-archive", |path, name| Self::OciArchive { path, name }),
-            ("docker-archive", |path, name| Self::DockerArchive { path, name }),
-        ];
-        for (prefix, make) in kinds {
-            if let Some(rest) = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')) {
-                let (path, name) =
-                    rest.split_once(':').map_or((rest, None), |(path, name)| (path, Some(name)));
-                if path.is_empty() {
-                    return Err(Error::new(format!("reference {text:?}: a path is missing after {prefix}:")));
-                }
-                if let Some(at) = name.and_then(not_a_ref_name) {
-                    return Err(wrong(text, text.len() - name.map_or(0, str::len) + at, "not part of a tag"));
-                }
-                return Ok(make(path.into(), name.map(str::to_owned)));
-            }
+        let Some((kind @ ("oci" | "oci-archive" | "docker-archive"), rest)) = text.split_once(':') else {
+            return Named::parse(text).map(Self::Registry);
+        };
+        let (path, name) = rest.split_once(':').map_or((rest, None), |(path, name)| (path, Some(name)));
+        if path.is_empty() {
+            return Err(Error::new(format!("reference {text:?}: a path is missing after {kind}:")));
         }
-        Named::parse(text).map(Self::Registry)
+        if let Some(at) = name.and_then(not_a_ref_name) {
+            return Err(wrong(text, text.len() - name.map_or(0, str::len) + at, "not part of a tag"));
+        }
+        let (path, name) = (path.into(), name.map(str::to_owned));
+        Ok(match kind {
+            "oci" => Self::Layout { path, name },
+            "oci-archive" => Self::OciArchive { path, name },
+            _ => Self::DockerArchive { path, name },
+        })
     }
 
     fn archive(path: &Path) -> Result<Self> {

@@ -102,7 +102,8 @@ impl Client {
         let realm = challenge.get("realm").unwrap_or_default();
         let realm: Uri = realm.parse().map_err(|e| refused(format!("the realm {realm:?} is no URL: {e}")))?;
         let origin = Origin::of(&realm)?;
-        if !origin.https && !(origin.host == endpoint.origin.host && !endpoint.origin.https) {
+        let is_own = origin.host == endpoint.origin.host && !endpoint.origin.https;
+        if !origin.https && !is_own {
             return Err(refused(format!("the realm {} is not https", shown(&realm))));
         }
         let trusted = gets_credentials(&endpoint.origin.host, &origin.host);

@@ -129,9 +129,10 @@ impl Http {
                 let after = header(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
                 return Err(Failure::Passing(refusal(request, response), after));
             }
-            let keeps_method = [307, 308].contains(&status.as_u16());
+            // After 301 to 303 another method would become GET.
             let is_read = request.method == Method::GET || request.method == Method::HEAD;
-            if !keeps_method && !(is_read && [301, 302, 303].contains(&status.as_u16())) {
+            let first = if is_read { 301 } else { 307 };
+            if !(first..=308).contains(&status.as_u16()) || [304, 305, 306].contains(&status.as_u16()) {
                 return Ok(response);
             }
             let Some(location) = header(LOCATION) else { return Ok(response) };
