@@ -484,6 +484,8 @@ mod tests {
         let mut document = image();
         document["layers"][0]["data"] = json!(BASE64_STANDARD.encode("layer"));
         assert_eq!(parse_manifest(&document).layers[0].descriptor.data.as_deref(), Some(&b"layer"[..]));
+        document["layers"][0]["size"] = json!(6);
+        assert!(parse(&document, None).unwrap_err().to_string().contains("/layers/0/data: is not what size"));
     }
 
     #[test]

@@ -49,32 +49,39 @@ const MOST_OF_PATH: usize = 255; // characters
 const MOST_OF_TAG: usize = 128; // characters
 
 impl Reference {
-    /// What the user wrote. A file, or a directory that is an image layout, is found by its path; so is all that
-    /// begins like one.
+    /// What the user wrote. An archive of an image, or a directory that is an image layout, is found by its path, and
+    /// all that looks like a path is one.
     pub fn find(text: &str) -> Result<Self> {
         let path = Path::new(text);
-        let must_be_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || text == ".";
-        if path.join("oci-layout").is_file() {
+        let is_path =
+            ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || [".", ".."].contains(&text);
+        if !text.is_empty() && path.join("oci-layout").is_file() {
             return Ok(Self::Layout { path: path.to_owned(), name: None });
         }
+        let what = || format!("find image {text}");
         if path.is_file() {
-            return Self::archive(path);
+            let kind = archive_kind(&File::open(path).context(what)?).context(what)?;
+            match kind {
+                Some(Archive::Oci) => return Ok(Self::OciArchive { path: path.to_owned(), name: None }),
+                Some(Archive::Docker) => {
+                    return Ok(Self::DockerArchive { path: path.to_owned(), name: None });
+                }
+                None if is_path || text.contains(".tar") => {
+                    let way_out =
+                        "If it is a compressed one, say which: docker-archive:FILE or oci-archive:FILE.";
+                    let message = format!("{}: the file is no tar archive of an image\n  {way_out}", what());
+                    return Err(Error::new(message));
+                }
+                // A file that has an image's name by chance.
+                None => (),
+            }
         }
-        if !must_be_path {
+        if !is_path {
             return Self::parse(text);
         }
-        if path.exists() {
-            return Err(Error::of_kind(
-                Kind::NotFound,
-                format!("find image {text}: there is no oci-layout in it"),
-            ));
-        }
-        Err(Error::of_kind(
-            Kind::NotFound,
-            format!(
-                "find image {text}: there is no such file\n  With a tag it is oci:PATH:tag or docker-archive:FILE:tag."
-            ),
-        ))
+        let why = if path.exists() { "there is no oci-layout in it" } else { "there is no such file" };
+        let way_out = "With a tag it is oci:PATH:TAG or docker-archive:FILE:TAG.";
+        Err(Error::of_kind(Kind::NotFound, format!("{}: {why}\n  {way_out}", what())))
     }
 
     /// The same without a look at the files.
@@ -95,20 +102,6 @@ impl Reference {
             "oci-archive" => Self::OciArchive { path, name },
             _ => Self::DockerArchive { path, name },
         })
-    }
-
-    fn archive(path: &Path) -> Result<Self> {
-        let what = || format!("find image {}", path.display());
-        let kind = archive_kind(&File::open(path).context(what)?).context(what)?;
-        match kind {
-            Some(Archive::Oci) => Ok(Self::OciArchive { path: path.to_owned(), name: None }),
-            Some(Archive::Docker) => Ok(Self::DockerArchive { path: path.to_owned(), name: None }),
-            None => Err(Error::new(format!(
-                "{}: the file is no tar archive of an image\n  If it is a compressed one, say which: \
-                 docker-archive:FILE or oci-archive:FILE.",
-                what()
-            ))),
-        }
     }
 }
 
@@ -160,9 +153,8 @@ impl Named {
     /// A repository, without tag or digest.
     pub fn parse_repository(text: &str) -> Result<Self> {
         let named = Self::parse(text)?;
-        let (registry, path) = split_registry(text);
-        let colon = if registry.is_some() || path.contains(':') { path.contains(':') } else { false };
-        if named.digest.is_some() || colon {
+        let (_, path) = split_registry(text);
+        if named.digest.is_some() || path.contains(':') {
             return Err(Error::new(format!("repository {text:?}: a repository has no tag and no digest")));
         }
         Ok(Self { tag: None, ..named })

@@ -16,10 +16,12 @@ tests![
     a_small_blob_is_sent_at_once,
     a_big_upload_that_breaks_off_goes_on_where_it_ended,
     an_upload_that_is_lost_begins_anew,
+    an_upload_that_goes_to_another_host_gets_no_credentials,
 ];
 
 fn push(server: &Server, blob: &[u8], from: Option<&str>) -> keel::error::Result<Pushed> {
     let place = Place::new();
+    place.credentials(&[(&server.address, "user:secret")]);
     // In the midst of a file, as in an archive.
     let path = place.write("blob", [b"before", blob, b"after"].concat());
     let file = File::open(path).unwrap();
@@ -104,4 +106,23 @@ fn an_upload_that_is_lost_begins_anew() {
     let methods: Vec<_> = server.seen().iter().map(|request| request.method.clone()).collect();
     assert_eq!(methods, ["HEAD", "POST", "PATCH", "GET", "POST", "PATCH", "PUT"]);
     assert_eq!(server.seen()[5].body.len(), blob.len());
+}
+
+fn an_upload_that_goes_to_another_host_gets_no_credentials() {
+    let other = Server::new(|request| match request.method.as_str() {
+        "PATCH" => Reply::new(202, "").header("Location", "/up"),
+        _ => Reply::new(201, ""),
+    });
+    let location = format!("http://{}/up", other.address);
+    let server =
+        Server::new(move |request| match (request.method.as_str(), request.header("authorization")) {
+            (_, None) => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"),
+            ("POST", _) => Reply::new(202, "").header("Location", &location),
+            _ => Reply::new(404, ""),
+        });
+    for blob in [b"layer".to_vec(), noise(5_000_000)] {
+        assert_eq!(push(&server, &blob, None).unwrap(), Pushed::Sent);
+    }
+    assert_eq!(other.asked().len(), 3);
+    assert!(other.seen().iter().all(|request| request.header("authorization").is_none()));
 }
