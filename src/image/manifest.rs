@@ -3,6 +3,8 @@
 //! They are read as config.json is, every problem at once with its JSON pointer. What could be read in two ways is
 //! refused: a key that is there twice, a document that is both manifest and index (CVE-2021-41190).
 //!
+//! oci-spec's types stop at the first fault, have digests of any form, and cannot tell a manifest from an index.
+//!
 //! <https://github.com/opencontainers/image-spec/blob/main/manifest.md>, `image-index.md`, `config.md`, `descriptor.md`
 
 use base64::Engine;
