@@ -22,7 +22,7 @@ fn entry_point() {
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     if ["x86_64", "aarch64"].contains(&architecture.as_str()) && flags.contains("relocation-model=static") {
-        println!("cargo::rustc-link-arg-bins=-Wl,--entry=keel_entry");
+        println!("cargo::rustc-link-arg-bin=keel=-Wl,--entry=keel_entry");
     }
 }
 

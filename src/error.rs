@@ -61,6 +61,19 @@ pub enum Kind {
     NoContainer,
     /// The container is not running, or not in the state that the command needs.
     WrongStatus,
+    // What keel-image has an exit code for; no container's init sends these.
+    /// The image, tag or file does not exist.
+    #[serde(skip)]
+    NotFound,
+    /// The registry wants other credentials.
+    #[serde(skip)]
+    Denied,
+    /// What was received is not what was asked for, or is malformed.
+    #[serde(skip)]
+    Integrity,
+    /// More than is let pass.
+    #[serde(skip)]
+    Limit,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,6 +127,11 @@ impl Error {
             fields.into_iter().for_each(|field| drop(field.0.drain(..place.len())));
             inner.document = Some(document);
         }
+        self
+    }
+
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
         self
     }
 
@@ -178,7 +196,8 @@ impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         match error.raw_os_error() {
             Some(errno) => Errno::from_raw(errno).into(),
-            None => Self::new(error.to_string()),
+            // One of ours comes back whole from behind a Read or a Write.
+            None => error.downcast().unwrap_or_else(|error| Self::new(error.to_string())),
         }
     }
 }

@@ -86,3 +86,6 @@ pub mod spec_command;
 pub mod start;
 pub mod state;
 pub mod update;
+
+// keel-image, the other program: images, and nothing of the runtime but its base.
+pub mod image;

@@ -9,6 +9,7 @@ pub mod entry;
 pub mod fs;
 pub mod keyring;
 pub mod mount;
+pub mod names;
 pub mod net;
 pub mod process;
 pub mod raw;

@@ -1,0 +1,209 @@
+//! The command line of keel-image: the options that concern all commands, and for each command its own.
+//!
+//! A command joins with a variant of [`Operation`], a struct of its options, and a line in [`run`]; what it does is
+//! in the file of its name.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{Error, Kind, Result};
+use crate::image::platform::Platform;
+use crate::image::reference::{Named, Reference};
+use crate::image::registry::{Client, Mirror, Options};
+use crate::image::{inspect, login, tags};
+
+/// Container images: fetch, unpack, make, push
+#[derive(Parser, Debug)]
+#[command(name = "keel-image", version, max_term_width = 100, subcommand_required = true)]
+pub struct CommandLine {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub operation: Operation,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// A registry that may speak plain HTTP or show any certificate; can be repeated
+    #[arg(long, global = true, value_name = "HOST[:PORT]", value_parser = registry)]
+    pub insecure: Vec<String>,
+    /// Further authorities for certificates, in PEM; can be repeated
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Vec<PathBuf>,
+    /// Directory with HOST[:PORT]/{*.crt,*.cert,*.key} [default: /etc/containers/certs.d and /etc/docker/certs.d]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub certs_dir: Option<PathBuf>,
+    /// File with credentials, as docker's config.json [default: $REGISTRY_AUTH_FILE, docker's, podman's]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub creds_file: Option<PathBuf>,
+    /// Where to ask before the registry, docker.io if none is named; can be repeated
+    #[arg(long, global = true, value_name = "[REGISTRY=]HOST[:PORT][/PREFIX]", value_parser = Mirror::parse)]
+    pub mirror: Vec<Mirror>,
+    /// Say nothing but the result and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Give the result as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Global {
+    pub fn client(&self) -> Result<Client> {
+        Client::new(Options {
+            insecure: self.insecure.clone(),
+            ca: self.ca.clone(),
+            certs_dir: self.certs_dir.clone(),
+            creds_file: self.creds_file.clone(),
+            mirrors: self.mirror.clone(),
+            notify: if self.quiet { |_| () } else { tell },
+        })
+    }
+
+    /// What the user wrote; if a short name was meant for another registry, this is where it shows.
+    pub fn reference(&self, text: &str) -> Result<Reference> {
+        let reference = Reference::find(text)?;
+        self.tell_expansion(text, &reference);
+        Ok(reference)
+    }
+
+    pub fn repository(&self, text: &str) -> Result<Named> {
+        let repository = Named::parse_repository(text)?;
+        self.tell_expansion(text, &repository);
+        Ok(repository)
+    }
+
+    fn tell_expansion(&self, text: &str, full: &impl ToString) {
+        let full = full.to_string();
+        if full != text && !self.quiet {
+            tell(&format!("{text} is {full}"));
+        }
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Operation {
+    Inspect(InspectOptions),
+    Tags(TagsOptions),
+    Login(LoginOptions),
+    Logout(LogoutOptions),
+}
+
+/// Show an image's manifest and config, as JSON
+#[derive(Args, Debug)]
+pub struct InspectOptions {
+    /// The image
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Which of the image's platforms, as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Only the manifest, or the index that the name stands for, byte for byte
+    #[arg(long)]
+    pub raw: bool,
+    /// Only the config, byte for byte
+    #[arg(long, conflicts_with = "raw")]
+    pub config: bool,
+}
+
+impl InspectOptions {
+    pub fn platform(&self) -> Result<Platform> {
+        self.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)
+    }
+}
+
+/// List the tags of a repository
+#[derive(Args, Debug)]
+pub struct TagsOptions {
+    /// The repository: a name without a tag
+    #[arg(value_name = "REPO")]
+    pub repository: String,
+}
+
+/// Store a name and password for a registry, once it has taken them
+#[derive(Args, Debug)]
+pub struct LoginOptions {
+    /// The registry
+    #[arg(value_name = "HOST[:PORT]", default_value = "docker.io", value_parser = registry)]
+    pub registry: String,
+    /// The name; asked for if it is not given
+    #[arg(long, short, value_name = "USER")]
+    pub user: Option<String>,
+    /// Read the password from stdin; it is asked for on the terminal otherwise
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// Forget the password for a registry
+#[derive(Args, Debug)]
+pub struct LogoutOptions {
+    /// The registry
+    #[arg(value_name = "HOST[:PORT]", default_value = "docker.io", value_parser = registry)]
+    pub registry: String,
+}
+
+fn registry(text: &str) -> Result<String, String> {
+    let registry = match text {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        text => text,
+    };
+    crate::image::reference::check_registry(registry)
+        .map_err(|(at, why)| format!("character {}: {why}", at + 1))?;
+    Ok(registry.to_ascii_lowercase())
+}
+
+/// What is for stdout.
+pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
+    let global = &command_line.global;
+    match &command_line.operation {
+        Operation::Inspect(options) => inspect::inspect(global, options),
+        Operation::Tags(options) => tags::tags(global, options),
+        Operation::Login(options) => login::login(global, options),
+        Operation::Logout(options) => login::logout(global, options),
+    }
+}
+
+/// 0 is success, 2 a command line that clap refuses.
+pub fn exit_code(error: &Error) -> u8 {
+    use nix::errno::Errno;
+    match (error.kind(), error.errno()) {
+        (Kind::NotFound, _) => 3,
+        (Kind::Denied, _) => 4,
+        (Kind::Integrity, _) => 5,
+        (Kind::Limit, _) => 6,
+        (_, Some(Errno::ENOSPC | Errno::EDQUOT)) => 7,
+        _ => 1,
+    }
+}
+
+/// One line on stderr.
+fn tell(text: &str) {
+    let text: String =
+        text.split('\n').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+    // EPIPE: there is nobody left to tell.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("keel-image: {text}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn an_exit_code_tells_the_kind() {
+        for (kind, code) in
+            [(Kind::Other, 1), (Kind::NotFound, 3), (Kind::Denied, 4), (Kind::Integrity, 5), (Kind::Limit, 6)]
+        {
+            assert_eq!(exit_code(&Error::of_kind(kind, "x")), code);
+        }
+        assert_eq!(exit_code(&nix::errno::Errno::ENOSPC.into()), 7);
+        assert_eq!(exit_code(&nix::errno::Errno::EIO.into()), 1);
+    }
+}

@@ -1,0 +1,30 @@
+//! Images: from a name to verified bytes. This is keel-image's half of the crate; it uses the runtime's base (errors,
+//! JSON with pointers, system calls) and nothing else of it, and the runtime uses nothing of this.
+//!
+//! | What | File |
+//! |---|---|
+//! | the command line | [`cli`]; what a command does is in the file of its name |
+//! | how an image is named | [`reference`] |
+//! | digests, and streams that are checked against one | [`digest`] |
+//! | manifests, indexes and configs, as far as they decide what is fetched | [`manifest`] |
+//! | which of an index's images is for this machine | [`platform`] |
+//! | images in directories | [`layout`] |
+//! | the distribution API | [`registry`] |
+//! | who we are to a registry | [`credentials`] |
+//!
+//! The text of an error may have a second line, which says the way out. Its [`crate::error::Kind`] is the exit code.
+//!
+//! Formats: <https://github.com/opencontainers/image-spec>, <https://github.com/opencontainers/distribution-spec>,
+//! <https://distribution.github.io/distribution/spec/manifest-v2-2/>
+
+pub mod cli;
+pub mod credentials;
+pub mod digest;
+pub mod inspect;
+pub mod layout;
+pub mod login;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+pub mod registry;
+pub mod tags;
