@@ -27,7 +27,10 @@ fn the_features_are_json_that_needs_no_other_option() {
     let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(seen, features(&c));
     assert_eq!((&seen["ociVersionMin"], &seen["ociVersionMax"]), (&json!("1.0.0"), &json!("1.3.0")));
-    assert_eq!(seen["potentiallyUnsafeConfigAnnotations"], json!(["run.oci.delegate-cgroup", "org.criu.config"]));
+    assert_eq!(
+        seen["potentiallyUnsafeConfigAnnotations"],
+        json!(["run.oci.delegate-cgroup", "org.criu.config"])
+    );
     let cgroup = json!({"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true});
     assert_eq!(seen["linux"]["cgroup"], cgroup);
     assert!(!c.dir.join("state").exists(), "nothing is made");
