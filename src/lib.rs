@@ -31,7 +31,7 @@
 //! | `linux.memoryPolicy` | [`linux::memory_policy`] |
 //! | `linux.seccomp` | [`linux::seccomp`] |
 //! | `linux.intelRdt` | [`linux::rdt`] |
-//! | refused yet: `linux.uidMappings`, `gidMappings`, `seccomp` | [`plan`] |
+//! | `linux.uidMappings`, `gidMappings`; of a mount | [`linux::idmap`], [`linux::mounts`] |
 //! | the other `linux.resources` | a file each in `cgroup/`, written by [`cgroup::limits`] |
 //! | nowhere in it: the session keyring, keel's own binary | [`linux::keyring`], [`linux::self_exe`] |
 #![deny(unsafe_code)]

@@ -24,6 +24,8 @@ pub struct Options {
     pub i_version: IVersion,
     /// `tmpcopyup`, and where it stands.
     pub copy_up: Option<Field>,
+    /// `idmap` or, with true, `ridmap`; and where it stands.
+    pub id_map: Option<(bool, Field)>,
 }
 
 /// How the mount comes about.
@@ -105,7 +107,9 @@ enum Effect {
     IVersion,
     NoIVersion,
     CopyUp,
-    IdMap,
+    IdMap {
+        recursive: bool,
+    },
     /// What holds anyway: the defaults; what only the readers of `/etc/fstab` look at; how much a mount writes to
     /// the kernel's log, which mounts by descriptor do not use.
     Nothing,
@@ -143,8 +147,8 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("rbind", Effect::Rbind),
     ("remount", Effect::Remount),
     ("tmpcopyup", Effect::CopyUp),
-    ("idmap", Effect::IdMap),
-    ("ridmap", Effect::IdMap),
+    ("idmap", Effect::IdMap { recursive: false }),
+    ("ridmap", Effect::IdMap { recursive: true }),
     ("defaults", Effect::Nothing),
     ("silent", Effect::Nothing),
     ("loud", Effect::Nothing),
@@ -178,9 +182,7 @@ pub fn plan(mount: &Node) -> Options {
                 Effect::IVersion => options.i_version = IVersion::Count(field.clone()),
                 Effect::NoIVersion => options.i_version = IVersion::DoNotCount(field.clone()),
                 Effect::CopyUp => options.copy_up = Some(field.clone()),
-                Effect::IdMap => {
-                    mount.report().problem(field.clone(), "id-mapped mounts are not supported yet")
-                }
+                Effect::IdMap { recursive } => options.id_map = Some((recursive, field.clone())),
                 Effect::Nothing => {}
                 Effect::Gone => mount
                     .report()
@@ -273,6 +275,9 @@ impl Options {
     /// Refuses what the way of mounting leaves no room for.
     fn check_way(&mut self, mount: &Node) {
         let problem = |field: &Field, reason: &str| mount.report().problem(field.clone(), reason);
+        if let (Some((_, field)), Way::Remount { .. }) = (&self.id_map, self.way) {
+            problem(field, "the ids of what is mounted already cannot be mapped");
+        }
         if matches!(self.way, Way::Bind { .. } | Way::Remount { bind: true }) {
             for option in &self.file_system {
                 // These two are what a file system does without being told.
@@ -392,7 +397,6 @@ mod tests {
             (&["remount", "noiversion"], Some(format!("/options/1: {counter}"))),
             (&["remount", "size=1k"], None),
             (&["bind", "remount", "size=1k"], Some(format!("/options/2: {bind}"))),
-            (&["bind", "ridmap"], Some("/options/1: id-mapped mounts are not supported yet".into())),
             (&["X-mount.owner=1"], Some("/options/0: X-mount.owner is not supported".into())),
             (&["X-mount.mkdir", "mand"], None),
         ] {

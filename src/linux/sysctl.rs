@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 
-use crate::error::{At, Error, Field, Result};
+use crate::error::{At, Context, Error, Field, Result};
 use crate::proc::Proc;
 use crate::spec::Node;
+use crate::sys::process::setdomainname;
 
 /// Which of the container's namespaces are not the runtime's own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +18,7 @@ pub struct Private {
     pub ipc: bool,
     pub network: bool,
     pub uts: bool,
+    pub user: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +36,7 @@ enum Owner {
     Ipc,
     Network,
     Uts,
+    User,
 }
 
 impl Private {
@@ -42,6 +45,7 @@ impl Private {
             Owner::Ipc => self.ipc,
             Owner::Network => self.network,
             Owner::Uts => self.uts,
+            Owner::User => self.user,
         }
     }
 }
@@ -52,6 +56,7 @@ impl Owner {
             Owner::Ipc => "ipc",
             Owner::Network => "network",
             Owner::Uts => "uts",
+            Owner::User => "user",
         }
     }
 }
@@ -102,6 +107,10 @@ pub fn check(sysctls: &[Sysctl], private: Private) -> Result<()> {
 /// By init, in its namespaces and still privileged.
 pub fn apply(sysctls: &[Sysctl], proc: &Proc) -> Result<()> {
     sysctls.iter().try_for_each(|Sysctl { path, value, field, .. }| {
+        // The file is for the host's root alone, whosever the namespace is.
+        if path == "kernel/domainname" {
+            return setdomainname(value).context(|| format!("set domain name {value}")).at(field);
+        }
         // The newline lets an empty value through: a write of no bytes would change nothing and yet succeed.
         proc.write(&format!("sys/{path}"), &format!("{value}\n")).at(field)
     })
@@ -135,7 +144,7 @@ fn owner(path: &str) -> Result<Owner, &'static str> {
         Some(("kernel", name)) if IPC.contains(&name) => Ok(Owner::Ipc),
         Some(("fs", name)) if name.starts_with("mqueue/") => Ok(Owner::Ipc),
         Some(("net", _)) => Ok(Owner::Network),
-        Some(("user", _)) => Err("needs a user namespace, which is not supported yet"),
+        Some(("user", _)) => Ok(Owner::User),
         _ => Err("belongs to no namespace: it would change the host"),
     }
 }
@@ -145,7 +154,7 @@ mod tests {
     use super::*;
     use crate::spec::planned;
 
-    const ALL: Private = Private { ipc: true, network: true, uts: true };
+    const ALL: Private = Private { ipc: true, network: true, uts: true, user: true };
 
     fn problems(key: &str, private: Private) -> Vec<String> {
         let linux = serde_json::json!({"sysctl": {key: "1"}}).to_string();
@@ -168,10 +177,11 @@ mod tests {
 
     #[test]
     fn a_parameter_is_allowed_where_its_namespace_is_private() {
-        let (ipc, network, uts) = (
+        let (ipc, network, uts, user) = (
             Private { ipc: true, ..Private::default() },
             Private { network: true, ..Private::default() },
             Private { uts: true, ..Private::default() },
+            Private { user: true, ..Private::default() },
         );
         let table = [
             ("kernel.shmmax", ipc, "ipc"),
@@ -179,6 +189,7 @@ mod tests {
             ("fs.mqueue.msg_max", ipc, "ipc"),
             ("net.core.somaxconn", network, "network"),
             ("kernel.domainname", uts, "uts"),
+            ("user.max_net_namespaces", user, "user"),
         ];
         for (key, private, name) in table {
             assert!(problems(key, private).is_empty(), "{key}");
@@ -202,7 +213,6 @@ mod tests {
             ("/net/ipv4/ip_forward", "is not the name of a kernel parameter"),
             ("net.ipv4..ip_forward", "is not the name of a kernel parameter"),
             ("kernel.hostname", "is set by /hostname, not as a kernel parameter"),
-            ("user.max_user_namespaces", "needs a user namespace, which is not supported yet"),
         ];
         for (key, reason) in table {
             let pointer = Field::root().child("sysctl").child(key);
