@@ -30,6 +30,7 @@ mod exec_process_file;
 mod exec_terminal;
 mod exec_user;
 mod hooks;
+mod idmap;
 mod keyring;
 mod kill;
 mod lifecycle;
@@ -67,6 +68,7 @@ mod sysctl;
 mod terminal;
 mod update;
 mod user;
+mod user_namespace;
 
 use std::env;
 use std::path::Path;
@@ -105,6 +107,8 @@ const TESTS: &[&[Test]] = &[
     names::TESTS,
     process::TESTS,
     user::TESTS,
+    user_namespace::TESTS,
+    idmap::TESTS,
     rlimits::TESTS,
     capabilities::TESTS,
     scheduling::TESTS,
