@@ -138,7 +138,8 @@ fn request(
     let namespaces = Namespaces::plan(&config.object_or_empty("linux"));
     check(&namespaces)?;
     let has = |kind| namespaces.is_private(kind);
-    let mounts = mounts::plan(&config, &state.bundle, true, has(namespaces::Kind::Cgroup));
+    let own = mounts::Own { mount: true, cgroup: has(namespaces::Kind::Cgroup), ..Default::default() };
+    let mounts = mounts::plan(&config, &state.bundle, own);
     report.finish().context(|| "read the config that the container was created with")?;
 
     let proc = Proc::host();
@@ -166,7 +167,10 @@ fn request(
 
 /// What no criu can restore is better not saved.
 pub fn check(namespaces: &Namespaces) -> Result<()> {
-    use namespaces::Kind::{Cgroup, Mount};
+    use namespaces::Kind::{Cgroup, Mount, User};
+    if namespaces.is_private(User) {
+        return Err(Error::new("a container with a user namespace cannot be saved and restored"));
+    }
     if !namespaces.is_new(Mount) {
         return Err(Error::new("criu needs a container with a new mount namespace"));
     }

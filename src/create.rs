@@ -5,6 +5,8 @@
 //!
 //! <https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle>
 
+mod for_init;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::Signal;
@@ -14,22 +16,24 @@ use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
+pub use crate::create::for_init::check_private;
+use crate::create::for_init::{map_ids, open_for_init, open_trees, user_namespace};
 use crate::delete::destroy;
 use crate::error::{Context, Error, Field, Result};
 use crate::fds::Passed;
 use crate::handover;
 use crate::host::Host;
-use crate::init::{self, Inherited};
-use crate::linux::namespaces::{Joined, Kind};
+use crate::init::{self};
+use crate::linux::idmap::IdMap;
+use crate::linux::mounts::Users;
+use crate::linux::namespaces::{Kind, in_mount_namespace};
 use crate::linux::self_exe::{self, Protection};
-use crate::linux::sysctl::{self, Private};
-use crate::linux::{hooks, mounts, net_devices};
+use crate::linux::{hooks, net_devices};
 use crate::log;
 use crate::notify::{self, Notify};
 use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::relay::Console;
-use crate::socket;
 use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
@@ -225,14 +229,19 @@ impl Making<'_> {
         let proc = Proc::host();
         let joined = plan.namespaces.open(&proc)?;
         check_private(plan, &joined)?;
-        let inherited =
-            open_for_init(options, &self.host, plan, container, self.passed, *mode, self.cgroup.as_ref())?;
+        let map = user_namespace(plan, &joined, &proc)?;
+        let users = Users::new(&proc, map.as_ref());
+        let cgroup = self.cgroup.as_ref();
+        // Init would be able to take the host's flags off those that are opened here.
+        let late = map.is_some() && plan.namespaces.is_new(Kind::Mount);
+        let trees = (!late).then(|| open_trees(plan, &self.host, cgroup, late, &users)).transpose()?;
+        let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
         let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup, |parent| {
             init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
         })?;
-        let console = match self.see_through(&spawned, &proc) {
+        let console = match self.see_through(&spawned, &proc, map.as_ref(), &users, late) {
             Err(error) => return Err(self.oom_kill(&spawned).unwrap_or(error)),
             Ok(console) => console,
         };
@@ -247,8 +256,25 @@ impl Making<'_> {
         Ok(First { pid: spawned.pid, pidfd: spawned.pidfd, console })
     }
 
-    fn see_through(&mut self, spawned: &Spawned, proc: &Proc) -> Result<Option<Console>> {
+    /// `map`: of the user namespace that init is in, if it is not the runtime's own.
+    fn see_through(
+        &mut self,
+        spawned: &Spawned,
+        proc: &Proc,
+        map: Option<&IdMap>,
+        users: &Users,
+        late: bool,
+    ) -> Result<Option<Console>> {
         let Self { options, plan, container, mode, interrupt, state, .. } = self;
+        // First of all, since init waits for it.
+        if let Some(map) = map {
+            map_ids(plan, map, proc, spawned)?;
+            if late {
+                let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), late, users);
+                in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?.send(&spawned.sync)?;
+            }
+            spawned.tell(ToInit::Continue)?;
+        }
         // From here to the first word of init, all is done while init mounts.
         state.set_init(spawned.pid)?;
         // Hooks may ask for the state; without them it may say "created" now, since init does not go on alone.
@@ -284,11 +310,16 @@ impl Making<'_> {
                     .map_or(Ok(()), |process| process.send_listener(&listener, spawned.pid, &oci_state)),
             }
         })?;
+        if let Some(process) = plan.process.as_ref().filter(|_| map.is_some()) {
+            // Not earlier: with a deadline it could not fork for its hooks.
+            process.schedule(spawned.pid)?;
+        }
         if let Some(cgroup) = &self.cgroup {
             // Init has moved to the leaf by now.
             plan.cgroup.leaf.as_ref().map_or(Ok(()), |leaf| leaf.free(cgroup, self.host.cgroup2()?))?;
             // After it: controllers bring files of their own.
-            plan.cgroup_owner.map_or(Ok(()), |uid| delegate::give(cgroup, plan.cgroup.leaf.as_ref(), uid))?;
+            let owner = plan.cgroup_owner.and_then(|uid| map.map_or(Some(uid), |map| map.host_uid(uid)));
+            owner.map_or(Ok(()), |uid| delegate::give(cgroup, plan.cgroup.leaf.as_ref(), uid))?;
         }
         // Before the program starts, which may ask for the size at once.
         let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());
@@ -336,46 +367,4 @@ impl Making<'_> {
             log::warning(format_args!("undo create container {}: {e}", self.options.id));
         }
     }
-}
-
-/// What the plan could not know: which of the namespaces that are joined by path are the runtime's own after all.
-pub fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
-    let has = |kind| !joined.is_own(kind);
-    let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
-    // pivot_root(2) would take every process of the host along into the container's root, and its names would be
-    // the host's.
-    if joined.is_own(Kind::Mount) || joined.is_own(Kind::Uts) && !plan.names.is_empty() {
-        let kind = if joined.is_own(Kind::Mount) { Kind::Mount } else { Kind::Uts };
-        return Err(plan.namespaces.refuse_own(kind));
-    }
-    sysctl::check(&plan.sysctls, private)
-}
-
-/// Opens what init needs of the host, while the host's files are in reach.
-fn open_for_init(
-    options: &CreateOptions,
-    host: &Host,
-    plan: &Plan,
-    container: &Container,
-    passed: Passed,
-    mode: Mode,
-    cgroup: Option<&Cgroup>,
-) -> Result<Inherited> {
-    let waits = mode == Mode::Create;
-    let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
-    let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
-    let leaf = plan.cgroup.leaf.as_ref().zip(cgroup);
-    Ok(Inherited {
-        root: match &plan.mounts.root {
-            Some(mount) => mounts::open_root(mount)?,
-            None => plan.rootfs.open()?,
-        },
-        mount_sources: mounts::open_sources(&plan.mounts, cgroup.or(callers.as_ref()).map(Cgroup::as_fd))?,
-        cgroup_leaf: leaf.map(|(leaf, cgroup)| leaf.make(cgroup)).transpose()?,
-        console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
-        gate: waits.then(|| container.bind_start_socket()).transpose()?,
-        created_lock: waits.then(|| container.created_lock()).transpose()?,
-        first_private_fd: passed.first_private(),
-        new_keyring: !options.no_new_keyring,
-    })
 }

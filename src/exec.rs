@@ -25,7 +25,8 @@ use crate::host::Host;
 use crate::init;
 use crate::join::{self, Joining};
 use crate::linux::capabilities::Capabilities;
-use crate::linux::namespaces::{Kind, Namespaces};
+use crate::linux::idmap::IdMap;
+use crate::linux::namespaces::{Kind, Namespaces, same};
 use crate::linux::self_exe::{self, Protection};
 use crate::log;
 use crate::plan::Process;
@@ -162,10 +163,16 @@ fn start(
 ) -> Result<(Spawned, Option<Console>)> {
     let process = &plan.process;
     let proc = Proc::host();
+    let map = user_namespace(&plan.namespaces, state, &proc)?;
+    if let Some(map) = map.as_ref().filter(|_| process.terminal.is_none()) {
+        process.user.own_stdio(map)?;
+    }
+    let mapped = map.is_some();
     let restored = if state.extra_time_namespace { nix::libc::CLONE_NEWTIME } else { 0 };
     let joining = Joining {
         first,
-        namespaces: plan.namespaces.join_flags() | restored,
+        namespaces: plan.namespaces.join_flags(mapped) | restored,
+        mapped: map.map(|map| map.maker(Some((process.user.uid(), process.user.gid())))),
         root: (!plan.namespaces.is_private(Kind::Mount)).then(|| proc.root(state.pid)).transpose()?,
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
         first_private_fd: own.passed.first_private(),
@@ -184,7 +191,7 @@ fn start(
     let started = prepare(process, state, &proc, spawned.pid).and_then(|()| {
         let pid_file = options.pid_file.as_deref();
         pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid))?;
-        see_through(process, state, &spawned, options, interrupt)
+        see_through(process, state, &spawned, options, mapped, interrupt)
             .inspect_err(|_| pid_file.iter().for_each(|path| handover::remove_pid_file(path)))
     });
     match started {
@@ -201,12 +208,24 @@ fn start(
     }
 }
 
+/// The mappings of the container's user namespace; None if that is the runtime's own.
+fn user_namespace(namespaces: &Namespaces, state: &State, proc: &Proc) -> Result<Option<IdMap>> {
+    let user = Kind::User.file();
+    if !namespaces.is_private(Kind::User)
+        || same(&proc.namespace(state.pid, user)?, &proc.namespace("self", user)?)?
+    {
+        return Ok(None);
+    }
+    IdMap::of_process(proc, Pid::from_raw(state.pid)).map(Some)
+}
+
 /// Waits until the process is set up, takes its terminal, and has it execute the program.
 fn see_through(
     process: &Process,
     state: &State,
     spawned: &Spawned,
     options: &ExecOptions,
+    mapped: bool,
     interrupt: Option<BorrowedFd<'_>>,
 ) -> Result<Option<Console>> {
     let terminal = spawned.await_ready(interrupt, |request| match request {
@@ -216,6 +235,9 @@ fn see_through(
             process.send_listener(&listener, spawned.pid, &oci_state)
         }
     })?;
+    if mapped {
+        process.schedule(spawned.pid)?;
+    }
     let sized = process.terminal.as_ref().is_some_and(|terminal| terminal.size.is_some());
     // Before the program starts, which may ask for the size at once.
     let console = terminal.map(|master| Console::attach(master, sized)).transpose()?;

@@ -62,7 +62,7 @@ fn linux() -> LinuxFeature {
         .set_modes(Some(texts(memory_policy::MODES.map(|(name, _)| name))))
         .set_flags(Some(texts(memory_policy::FLAGS.map(|(name, _)| name))));
     let mut idmap = IDMap::default();
-    idmap.set_enabled(Some(mount_options::ID_MAPPED));
+    idmap.set_enabled(Some(true));
     linux
         .set_namespaces(Some(named(namespaces::names())))
         .set_capabilities(Some(capabilities::known()))

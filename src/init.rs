@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{getpid, setsid};
+use nix::unistd::{Gid, Pid, Uid, getpid, setsid};
 
 use crate::cgroup::delegate;
 use crate::container::{State, Status};
@@ -22,20 +22,25 @@ use crate::linux::program::Program;
 use crate::linux::seccomp::Seccomp;
 use crate::linux::terminal::Pty;
 use crate::linux::{
-    capabilities, devices, hooks, keyring, mounts, net_devices, paths, rootfs, schedule, sysctl, terminal,
+    capabilities, devices, hooks, idmap, keyring, mounts, net_devices, paths, rootfs, schedule, sysctl,
+    terminal,
 };
 use crate::log;
 use crate::plan::{Plan, Process};
 use crate::proc::Proc;
 use crate::root::Root;
-use crate::sync::{InitEnd, ToInit};
+use crate::sync::{CreateEnd, InitEnd, ToInit};
 use crate::sys::fs::close_all_but;
 use crate::sys::process::{exit_now, reset_signals, unblock_signals};
 
 /// What was opened on the host, before the clone, for init's use.
 pub struct Inherited {
-    pub root: OwnedFd,
-    pub mount_sources: Vec<Option<OwnedFd>>,
+    /// None: they are still to be received.
+    pub trees: Option<Trees>,
+    /// The device nodes that init may not make itself.
+    pub devices: Option<OwnedFd>,
+    /// Whom it becomes in its user namespace, if that is not the runtime's own.
+    pub mapped: Option<(Uid, Gid)>,
     /// Where init moves to, from the top of its cgroup namespace.
     pub cgroup_leaf: Option<OwnedFd>,
     /// Where the terminal's master goes; without it, to create.
@@ -47,6 +52,35 @@ pub struct Inherited {
     /// The first descriptor that the program does not get.
     pub first_private_fd: u32,
     pub new_keyring: bool,
+}
+
+/// The mounts that are attached nowhere yet.
+pub struct Trees {
+    pub root: OwnedFd,
+    /// The sources of /mounts, in their order.
+    pub sources: Vec<Option<OwnedFd>>,
+}
+
+impl Trees {
+    /// Sends them to init.
+    pub fn send(&self, create: &CreateEnd) -> Result<()> {
+        [&self.root]
+            .into_iter()
+            .chain(self.sources.iter().flatten())
+            .try_for_each(|fd| create.mount(fd.as_fd()))
+    }
+
+    fn receive(plan: &Plan, create: &InitEnd) -> Result<Self> {
+        let next = || match create.receive_mount()? {
+            Some(mount) => Ok(mount),
+            // Create is dead, and has told nobody of this process.
+            None => exit_now(1),
+        };
+        let root = next()?;
+        let sources =
+            plan.mounts.have_sources().map(|has| has.then(next).transpose()).collect::<Result<_>>()?;
+        Ok(Self { root, sources })
+    }
 }
 
 /// All of a cloned process's life; whatever goes wrong in it is told to the parent.
@@ -126,7 +160,20 @@ fn set_up<'p>(
     plan.namespaces.enter_as_init(joined)?;
     // After it, since a cgroup namespace is rooted where init is when it makes it.
     inherited.cgroup_leaf.map_or(Ok(()), delegate::enter)?;
-    let proc = Proc::private();
+    let proc = if inherited.mapped.is_some() { Proc::private_early()? } else { Proc::private() };
+    let Trees { root, sources } = match inherited.trees {
+        Some(trees) => trees,
+        None => Trees::receive(plan, create)?,
+    };
+    // Still as the host's root, whose directories the way to the bundle may lead through.
+    let root = rootfs::attach(root, &plan.rootfs)?;
+    if let Some((uid, gid)) = inherited.mapped {
+        if create.receive()?.is_none() {
+            exit_now(1);
+        }
+        // Before anything is made, which is to belong to the container's root: files, file systems, the keyring.
+        idmap::become_mapped(uid, gid)?;
+    }
     if inherited.new_keyring {
         join_keyring(plan.process.as_ref(), &proc, &state.id)?;
     }
@@ -134,10 +181,9 @@ fn set_up<'p>(
         net_devices::loopback_up()?;
     }
 
-    let root = rootfs::attach(inherited.root, &plan.rootfs)?;
-    let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, inherited.mount_sources, &root)?;
+    let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, sources, &root)?;
     // After the mounts, since one of them is /dev.
-    devices::apply(&plan.devices, &root, &proc)?;
+    devices::apply(&plan.devices, &root, &proc, inherited.devices)?;
     // After the devices, and while /dev can be written to.
     let terminal = open_terminal(plan, &root, inherited.console_socket, create)?;
     if let Some(process) = &plan.process {
@@ -173,8 +219,14 @@ fn set_up<'p>(
     if let Some(terminal) = terminal {
         terminal.become_stdio()?;
     }
+    if inherited.mapped.is_none() {
+        process.schedule(THIS)?;
+    }
     restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept, create).map(Some)
 }
+
+/// The calling process, for calls that take a pid.
+pub const THIS: Pid = Pid::from_raw(0);
 
 /// Takes the process from root on the host to the config's user with no more rights than it is given. The same for
 /// the container's first process and for those of `exec`.
@@ -191,12 +243,6 @@ pub fn restrict<'p>(
         capabilities::set_no_new_privileges()?;
     }
     // Before capabilities are dropped: all of this may need them.
-    if let Some(scheduler) = &process.scheduler {
-        scheduler.apply()?;
-    }
-    if let Some(priority) = &process.io_priority {
-        priority.apply()?;
-    }
     if let Some(policy) = &process.memory_policy {
         policy.apply()?;
     }

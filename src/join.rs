@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{chroot, fchdir, setsid};
+use nix::unistd::{Gid, Uid, chroot, fchdir, setsid};
 
 use crate::error::{Context, Result};
 use crate::gate;
-use crate::init::{Found, join_keyring, restrict};
-use crate::linux::terminal;
+use crate::init::{Found, THIS, join_keyring, restrict};
+use crate::linux::{idmap, terminal};
 use crate::log;
 use crate::plan::Process;
 use crate::proc::Proc;
@@ -31,6 +31,8 @@ pub struct Joining<'a> {
     pub namespaces: i32,
     /// Its root, if its mount namespace has another: that of a container without one of its own.
     pub root: Option<OwnedFd>,
+    /// Whom it becomes in the user namespace, if that is not the runtime's own.
+    pub mapped: Option<(Uid, Gid)>,
     /// Where the terminal's master goes; without it, to exec.
     pub console_socket: Option<OwnedFd>,
     /// The first descriptor that the program does not get.
@@ -56,12 +58,22 @@ fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Res
     process.exec_affinity.apply_final()?;
     let callers_umask = umask(Mode::empty());
     setsid().context(|| "start a session")?;
+    let proc = match joining.mapped {
+        None => Proc::private(),
+        Some(_) => {
+            // Nobody may in there.
+            process.rlimits.allow(THIS)?;
+            Proc::private_early()?
+        }
+    };
     setns(joining.first, CloneFlags::from_bits_retain(joining.namespaces))
         .context(|| "join the container's namespaces")?;
+    if let Some((uid, gid)) = joining.mapped {
+        idmap::become_mapped(uid, gid)?;
+    }
     if let Some(root) = joining.root {
         fchdir(&root).and_then(|()| chroot(".")).context(|| "enter the container's root")?;
     }
-    let proc = Proc::private();
     if let Some(id) = joining.keyring {
         join_keyring(Some(process), &proc, id)?;
     }
@@ -74,6 +86,9 @@ fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Res
             None => exec.terminal(pty.master())?,
         }
         pty.become_stdio()?;
+    }
+    if joining.mapped.is_none() {
+        process.schedule(THIS)?;
     }
     restrict(process, &root, proc, callers_umask, joining.first_private_fd, &kept, exec)
 }

@@ -31,7 +31,7 @@
 //! | `linux.memoryPolicy` | [`linux::memory_policy`] |
 //! | `linux.seccomp` | [`linux::seccomp`] |
 //! | `linux.intelRdt` | [`linux::rdt`] |
-//! | refused yet: `linux.uidMappings`, `gidMappings` | [`plan`] |
+//! | `linux.uidMappings`, `gidMappings`; of a mount | [`linux::idmap`], [`linux::mounts`] |
 //! | the other `linux.resources` | a file each in `cgroup/`, written by [`cgroup::limits`] |
 //! | nowhere in it: what of all this there is, for engines | [`features`] |
 //! | nowhere in it: the session keyring, keel's own binary | [`linux::keyring`], [`linux::self_exe`] |

@@ -17,11 +17,12 @@ use crate::error::{Error, Result};
 use crate::linux::capabilities::Capabilities;
 use crate::linux::devices::{self, Devices};
 use crate::linux::hooks::Hooks;
+use crate::linux::idmap::{self, IdMap};
 use crate::linux::lsm::Labels;
 use crate::linux::memory_policy::MemoryPolicy;
 use crate::linux::mounts::{self, Mounts};
 use crate::linux::names::{self, Names};
-use crate::linux::namespaces::{Kind, Namespaces};
+use crate::linux::namespaces::{Kind, Namespace, Namespaces};
 use crate::linux::net_devices::{self, NetDevice};
 use crate::linux::oom_score::OomScoreAdj;
 use crate::linux::paths::{self, Paths};
@@ -41,8 +42,10 @@ use crate::spec::{Node, Report};
 pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     pub namespaces: Namespaces,
+    /// Of the container's user namespace; one that is joined need not have them here.
+    pub id_map: Option<IdMap>,
     pub cgroup: cgroup::Plan,
-    /// The user of the host whom the cgroup's files are to belong to, if the container may manage them.
+    /// The user of the container whom the cgroup's files are to belong to, if the container may manage them.
     pub cgroup_owner: Option<Uid>,
     pub rootfs: Rootfs,
     pub mounts: Mounts,
@@ -95,22 +98,30 @@ impl Plan {
         plan_version(&config);
         let linux = config.object_or_empty("linux");
         linux.expect_keys(&LINUX_KEYS);
-        refuse_unsupported(&linux);
         let namespaces = Namespaces::plan(&linux);
         let has = |kind| namespaces.is_private(kind);
         if !has(Kind::Mount) {
             needs_mount_namespace(&config, &linux);
         }
         let names = names::plan(&config, has(Kind::Uts));
-        let private = Private { ipc: has(Kind::Ipc), network: has(Kind::Network), uts: has(Kind::Uts) };
+        let id_map = plan_id_map(&linux, &namespaces);
+        let map = id_map.as_ref();
+        let own =
+            mounts::Own { mount: has(Kind::Mount), cgroup: has(Kind::Cgroup), user: has(Kind::User), map };
+        let private = Private {
+            ipc: has(Kind::Ipc),
+            network: has(Kind::Network),
+            uts: has(Kind::Uts),
+            user: has(Kind::User),
+        };
         let process = config.object("process");
         let mut plan = Self {
             annotations: plan_annotations(&config),
             cgroup: cgroup::plan(&config, Some(&linux), id),
             cgroup_owner: None,
             rootfs: rootfs::plan(&config, &bundle.dir, has(Kind::Mount), no_pivot),
-            mounts: mounts::plan(&config, &bundle.dir, has(Kind::Mount), has(Kind::Cgroup)),
-            devices: devices::plan(&config, Some(&linux)),
+            mounts: mounts::plan(&config, &bundle.dir, own),
+            devices: devices::plan(&config, Some(&linux), has(Kind::User), map),
             paths: paths::plan(&linux),
             sysctls: sysctl::plan(&linux, private, names.domainname()),
             net_devices: net_devices::plan(&linux, has(Kind::Network)),
@@ -120,7 +131,11 @@ impl Plan {
             process: process.and_then(|process| Process::plan(&process, &linux)),
             names,
             namespaces,
+            id_map,
         };
+        if let (Some(process), Some(map)) = (&plan.process, &plan.id_map) {
+            process.user.refuse_unmapped(map, report);
+        }
         plan.cgroup_owner = plan.delegatee();
         if manager == Manager::Disabled {
             let makes_devices = plan.bounds(Capability::CAP_MKNOD);
@@ -209,6 +224,13 @@ impl Process {
         }
     }
 
+    /// Sets when the process `pid`, or for 0 this one, gets a CPU and the disk. Most of it needs the host's
+    /// CAP_SYS_NICE, which a process has until its capabilities are dropped, and in a user namespace never.
+    pub fn schedule(&self, pid: Pid) -> Result<()> {
+        self.scheduler.as_ref().map_or(Ok(()), |scheduler| scheduler.apply(pid))?;
+        self.io_priority.as_ref().map_or(Ok(()), |priority| priority.apply(pid))
+    }
+
     /// Sends the descriptor by which an agent answers system calls of the process `pid`.
     pub fn send_listener(&self, listener: &OwnedFd, pid: Pid, state: &[u8]) -> Result<()> {
         match self.seccomp.as_ref().and_then(Seccomp::listener) {
@@ -260,13 +282,18 @@ fn plan_annotations(config: &Node) -> BTreeMap<String, String> {
     planned
 }
 
-/// Clear words instead of a container that lacks what it counts on.
-fn refuse_unsupported(linux: &Node) {
-    for key in ["uidMappings", "gidMappings"] {
-        if linux.value(key).is_some_and(|mappings| mappings.as_array().is_none_or(|list| !list.is_empty())) {
-            linux.problem(key, "user namespaces are not supported yet");
+/// A new user namespace needs mappings, one by path may have them as well (and then they must be the same), and without
+/// one they would map nothing.
+fn plan_id_map(linux: &Node, namespaces: &Namespaces) -> Option<IdMap> {
+    let map = idmap::plan(linux);
+    match (&map, namespaces.get(Kind::User)) {
+        (None, Namespace::New) => linux.problem("uidMappings", "is required by the new user namespace"),
+        (Some(_), Namespace::Inherit) => {
+            linux.problem("uidMappings", "needs a user namespace in /linux/namespaces");
         }
+        _ => {}
     }
+    map
 }
 
 /// In the runtime's own mount namespace all this would happen to the host.

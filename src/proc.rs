@@ -33,6 +33,17 @@ impl Proc {
         Self { fd: OnceCell::new(), open: mount_private }
     }
 
+    /// The same, made at once, for a process that is in a user namespace, or about to join one. Later the kernel may
+    /// refuse it: what it shows must not be more than what the mounts there show. And a pid namespace that belongs to
+    /// another user namespace is seen in the host's only. Before the container's root is entered.
+    pub fn private_early() -> Result<Self> {
+        let fd = match mount_private() {
+            Err(error) if error.errno() == Some(Errno::EPERM) => open_host()?,
+            mounted => mounted?,
+        };
+        Ok(Self { fd: OnceCell::from(fd), open: mount_private })
+    }
+
     /// The host's /proc, if it is a procfs and its root.
     pub fn host() -> Self {
         Self { fd: OnceCell::new(), open: open_host }

@@ -151,9 +151,12 @@ impl Making<'_> {
     fn make_root(&self, cgroup: &Cgroup) -> Result<String> {
         let plan = &self.plan;
         let own_cgroup_namespace = plan.namespaces.is_private(Kind::Cgroup);
-        let sources = mounts::open_sources(&plan.mounts, (!own_cgroup_namespace).then(|| cgroup.as_fd()))?;
+        let proc = Proc::host();
+        let users = mounts::Users::new(&proc, None);
+        let bound = (!own_cgroup_namespace).then(|| cgroup.as_fd());
+        let sources = mounts::open_sources(&plan.mounts, bound, &users)?;
         let tree = match &plan.mounts.root {
-            Some(mount) => mounts::open_root(mount)?,
+            Some(mount) => mounts::open_root(mount, &users)?,
             None => plan.rootfs.open()?,
         };
         let (root, path) = rootfs::attach_for_criu(tree, &plan.rootfs)?;

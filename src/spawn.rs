@@ -1,25 +1,30 @@
 //! One clone: from the runtime's process straight into the container's namespaces and cgroup.
 //!
 //! New namespaces come from clone3's flags; those joined by path are entered by this process just before the
-//! clone and left right after it (see `linux/namespaces.rs`), so that init is born in all of them. A process that
-//! joins a container is born in its pid namespace and goes to the others itself.
+//! clone and left right after it (see `linux/namespaces.rs`), so that init is born in all of them. A user namespace
+//! cannot be left, so for one by path a process in between goes there and clones. A process that joins a container
+//! is born in its pid namespace and goes to the others itself.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2, write};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
-use crate::linux::namespaces::{Joined, Namespaces};
+use crate::linux::namespaces::{Hop, Joined, Namespaces};
 use crate::proc::{Proc, is_ending};
 use crate::sync::{self, CreateEnd, FromInit, InitEnd, ToInit};
-use crate::sys::process::{Clone, clone3, pidfd_getfd};
+use crate::sys::process::{Clone, adopt_fd, clone3, exit_now, pidfd_getfd};
 
 /// What the process waits for.
 pub enum Request {
@@ -62,13 +67,62 @@ pub fn spawn(
     init: impl FnOnce(InitEnd) -> Infallible,
 ) -> Result<Spawned> {
     let ends = sync::pair()?;
-    let cloned = namespaces.around_clone(joined, proc, |flags| {
-        clone3(flags, cgroup).map_err(|errno| {
-            Error::from(errno).because(format!("clone the container's first process{}", hint(errno)))
-        })
-    })?;
+    let cloned = if joined.is_one_way() {
+        clone_by_hop(cgroup, || {
+            namespaces.enter(joined, proc)?;
+            // Before anybody in there can look into this process, which holds the host's descriptors.
+            prctl::set_dumpable(false).context(|| "become undumpable")?;
+            joined.user.as_ref().map_or(Ok(()), Hop::join)?;
+            Ok(namespaces.clone_flags())
+        })?
+    } else {
+        namespaces.around_clone(joined, proc, |flags| clone_first(flags, cgroup))?
+    };
     Ok(go_on(cloned, ends, init))
 }
+
+fn clone_first(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
+    clone3(flags, cgroup).map_err(|errno| {
+        Error::from(errno).because(format!("clone the container's first process{}", hint(errno)))
+    })
+}
+
+/// Clones a child of this process, but from a process that has gone where `enter` goes, which gives the flags. That
+/// shares its descriptors with this one, so that the pidfd arrives here, and ends at once.
+fn clone_by_hop(cgroup: Option<BorrowedFd<'_>>, enter: impl FnOnce() -> Result<i32>) -> Result<Clone> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context(|| "make a pipe")?;
+    // Already into the cgroup, where the other is born too: from in there it might not be allowed to.
+    let hop = match clone_first(libc::CLONE_FILES, cgroup)? {
+        Clone::Parent { pidfd, .. } => pidfd,
+        Clone::Child => {
+            let told = match enter().and_then(|flags| clone_first(flags | libc::CLONE_PARENT, None)) {
+                Ok(Clone::Child) => return Ok(Clone::Child),
+                Ok(Clone::Parent { pid, pidfd }) => {
+                    [pid.as_raw(), pidfd.into_raw_fd()].map(i32::to_ne_bytes).concat()
+                }
+                Err(error) => error.to_json(PIPE_BUF),
+            };
+            // Nothing may be dropped: what is closed here is closed in the parent too. Should this fail, it reads nothing.
+            let _ = write(&writer, &told);
+            exit_now(0)
+        }
+    };
+    waitid(Id::PIDFd(hop.as_fd()), WaitPidFlag::WEXITED).context(|| "wait for the process in between")?;
+    drop(writer);
+    let mut told = Vec::new();
+    File::from(reader).read_to_end(&mut told).context(|| "read from the process in between")?;
+    match <[u8; 8]>::try_from(told.as_slice()) {
+        Ok([a, b, c, d, e, f, g, h]) => {
+            let pidfd = adopt_fd(i32::from_ne_bytes([e, f, g, h])).context(|| "take the pidfd")?;
+            Ok(Clone::Parent { pid: Pid::from_raw(i32::from_ne_bytes([a, b, c, d])), pidfd })
+        }
+        Err(_) if told.is_empty() => Err(Error::new("the process in between ended without a word")),
+        Err(_) => Err(Error::from_json(&told)),
+    }
+}
+
+/// What a pipe takes at once, whoever reads.
+const PIPE_BUF: usize = libc::PIPE_BUF; // bytes
 
 /// Clones a process that will join the container of `first`, its first process, whose pid namespace all children of
 /// this process are born in from now on. `cgroup` is the one to be born in, if not this process's own.

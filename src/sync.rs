@@ -32,7 +32,7 @@ pub enum FromInit {
 /// What create says to init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToInit {
-    /// The hooks have run.
+    /// The ids of its user namespace are mapped; or the hooks have run.
     Continue = 1,
     /// State and pid file are written: wait for `start`.
     Commit = 2,
@@ -45,6 +45,7 @@ const TERMINAL: u8 = 2;
 const READY: u8 = 3;
 const FAILED: u8 = 4;
 const LISTENER: u8 = 5;
+const MOUNT: u8 = 6;
 
 /// The longest message; an error's text is cut to it by the sender.
 const LONGEST: usize = 16 << 10; // bytes
@@ -64,6 +65,11 @@ pub fn pair() -> Result<(CreateEnd, InitEnd)> {
 impl CreateEnd {
     pub fn send(&self, message: ToInit) -> Result<()> {
         send(&self.0, &[message as u8]).context(|| "send to init")
+    }
+
+    /// A mount that was opened for an init in a user namespace.
+    pub fn mount(&self, mount: BorrowedFd<'_>) -> Result<()> {
+        send_fd(&self.0, &[MOUNT], mount).context(|| "send a mount to init")
     }
 
     pub fn receive(&self) -> Result<FromInit> {
@@ -125,6 +131,11 @@ impl InitEnd {
         message.extend(error.to_json(LONGEST - 1));
         // EPIPE: create is dead, and nobody is left to tell.
         let _ = send(&self.0, &message);
+    }
+
+    /// What create has opened; None when it is dead, or has none left to give.
+    pub fn receive_mount(&self) -> Result<Option<OwnedFd>> {
+        receive(&self.0, &mut [0]).map(|(_, mount)| mount).context(|| "receive a mount from create")
     }
 
     /// The next word of create; None when create is dead.

@@ -5,8 +5,12 @@
 //! in the way is followed or overwritten: /dev itself may be a link in a hostile image (CVE-2026-41579,
 //! CVE-2026-47766). A /dev that the config binds from the host is left as it is.
 //!
+//! In a user namespace nobody can make a device; there they come from a [`shelf`].
+//!
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#devices>,
 //! <https://github.com/opencontainers/runtime-spec/blob/main/runtime-linux.md#dev-symbolic-links>
+
+mod shelf;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -21,11 +25,14 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use serde_json::Value;
 
 use crate::error::{At, Context, Error, Field, Result};
+use crate::linux::idmap::IdMap;
 use crate::log;
 use crate::proc::Proc;
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
 use crate::sys::fs::{Resolve, openat2};
+
+pub use shelf::shelf;
 
 /// What the container gets in /dev and elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +43,8 @@ pub struct Devices {
     defaults: Vec<(&'static str, Inode)>,
     /// The config binds a directory on /dev: it is the caller's, and may well be the host's.
     bound: bool,
+    /// In a user namespace, from the parent's [`shelf`].
+    shelved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,9 +86,17 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// `config` is the whole document, for its mounts; `linux` its section of that name.
-pub fn plan(config: &Node, linux: Option<&Node>) -> Devices {
+/// `config` is the whole document, for its mounts; `linux` its section of that name. `shelved`: the container has a
+/// user namespace, whose mappings are `map` if the config has them.
+pub fn plan(config: &Node, linux: Option<&Node>, shelved: bool, map: Option<&IdMap>) -> Devices {
     let listed = linux.map(read_list).unwrap_or_default();
+    for device in &listed {
+        let (uid, gid) = (device.uid.as_raw(), device.gid.as_raw());
+        if let Some(map) = map {
+            map.refuse_unmapped_uid(uid, device.field.child("uid"), config.report());
+            map.refuse_unmapped_gid(gid, device.field.child("gid"), config.report());
+        }
+    }
     let is_free = |path: &Path| {
         let mounted =
             |mount: &Value| mount["destination"].as_str().is_some_and(|at| cleaned(Path::new(at)) == path);
@@ -87,7 +104,7 @@ pub fn plan(config: &Node, linux: Option<&Node>) -> Devices {
     };
     let defaults = DEFAULTS.into_iter().filter(|(name, _)| is_free(&Path::new("/dev").join(name))).collect();
     let field = Field::root().child("linux").child("devices");
-    Devices { field, listed, defaults, bound: binds_dev(config) }
+    Devices { field, listed, defaults, bound: binds_dev(config), shelved }
 }
 
 fn read_list(linux: &Node) -> Vec<Device> {
@@ -207,24 +224,29 @@ fn binds_dev(config: &Node) -> bool {
 }
 
 /// Makes the devices and links, in init, after the mounts (else they would be covered) and before /dev or the
-/// root becomes read-only. umask 0 is the caller's; `proc` is init's own.
-pub fn apply(devices: &Devices, root: &Root, proc: &Proc) -> Result<()> {
+/// root becomes read-only. umask 0 is the caller's; `proc` is init's own; with a `shelf` they are bound from there.
+pub fn apply(devices: &Devices, root: &Root, proc: &Proc, shelf: Option<OwnedFd>) -> Result<()> {
     let dev = (!devices.bound).then(|| open_dev(root)).transpose().at(&devices.field)?;
     for device in &devices.listed {
-        let bound = devices.bound && device.path.starts_with("/dev");
-        if bound { expect(device, root) } else { make(device, root, proc) }
-            .context(|| format!("create device {} ({:?})", device.path.display(), device.inode))
-            .at(&device.field)?;
+        match &shelf {
+            _ if devices.is_brought(device) => expect(device, root),
+            Some(_) if device.is_on_shelf() => continue,
+            _ => make(device, root, proc),
+        }
+        .context(|| format!("create device {} ({:?})", device.path.display(), device.inode))
+        .at(&device.field)?;
     }
-    let Some(dev) = dev else { return Ok(()) };
-    for (name, inode) in &devices.defaults {
-        // umask 0 makes the mode exact, and what root makes in /dev is root's.
-        mknodat(&dev, *name, inode.kind, Mode::from_bits_truncate(0o666), inode.number)
-            .or_else(|errno| accept_existing(&dev, name.as_ref(), *inode, errno))
-            .context(|| format!("create device /dev/{name} ({inode:?})"))
-            .at(&devices.field)?;
+    if let Some(dev) = &dev {
+        for (name, inode) in devices.defaults().iter().filter(|_| shelf.is_none()) {
+            // umask 0 makes the mode exact, and what root makes in /dev is root's.
+            mknodat(dev, *name, inode.kind, Mode::from_bits_truncate(0o666), inode.number)
+                .or_else(|errno| accept_existing(dev, name.as_ref(), *inode, errno))
+                .context(|| format!("create device /dev/{name} ({inode:?})"))
+                .at(&devices.field)?;
+        }
+        make_links(dev, root).at(&devices.field)?;
     }
-    make_links(&dev, root).at(&devices.field)
+    shelf.map_or(Ok(()), |shelf| shelf::bind_all(devices, &shelf, root, dev.as_ref()))
 }
 
 /// Looks for a device in a /dev that the caller brings: making it there could make it on the host. One that is
@@ -256,7 +278,7 @@ fn open_dev(root: &Root) -> Result<OwnedFd> {
     .context(|| "open /dev in the rootfs")
 }
 
-/// Makes one node. (In a user namespace this is where one of the host is bound instead: mknod is refused.)
+/// Makes one node.
 fn make(device: &Device, root: &Root, proc: &Proc) -> Result<()> {
     let (dir, name) = root.create_parent(&device.path)?;
     match mknodat(&dir, name, device.inode.kind, device.mode, device.inode.number) {
@@ -371,7 +393,7 @@ mod tests {
         let report = Report::default();
         let map = parse(json.as_bytes(), &report).unwrap();
         let config = Node::root(&map, &report);
-        let devices = plan(&config, config.object("linux").as_ref());
+        let devices = plan(&config, config.object("linux").as_ref(), false, None);
         let found = match report.finish() {
             Ok(warnings) => warnings.iter().map(|warning| format!("warning {warning}")).collect(),
             Err(error) => error.problems().iter().map(ToString::to_string).collect(),

@@ -15,8 +15,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{fchdir, read};
 
 use crate::error::{At, Context, Field, Result};
+use crate::linux::idmap::IdMap;
 use crate::linux::mount_options::{FsOption, IVersion, Options};
-use crate::spec::Node;
+use crate::spec::{Node, Report};
 use crate::sys::fs::fsetxattr;
 use crate::sys::mount::{
     Value, attr, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick,
@@ -83,6 +84,42 @@ impl FileSystem {
         self.kind == "cgroup2" && self.source.as_deref() == Some("cgroup")
     }
 
+    /// Whether a process in a user namespace of its own can make one. What it could not, it could not name either: the
+    /// devices, and the directories of an overlay, are the host's.
+    pub fn is_for_user_namespaces(&self) -> bool {
+        let kinds = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "ramfs", "binfmt_misc"];
+        kinds.contains(&self.kind.as_str())
+    }
+
+    /// What a refusal to make it means. A user namespace shows only what belongs to it.
+    fn hint(&self, result: Result<(), Errno>) -> String {
+        let kind = match (result, self.kind.as_str()) {
+            (Err(Errno::EPERM), "proc") => "pid",
+            (Err(Errno::EPERM), "sysfs") => "network",
+            (Err(Errno::EPERM), "mqueue") => "ipc",
+            (Err(Errno::EPERM), "cgroup2") => "cgroup",
+            _ => return String::new(),
+        };
+        format!(" (a user namespace needs a {kind} namespace of its own for it)")
+    }
+
+    /// Has owners that a maker outside of a user namespace would have to be told otherwise.
+    pub fn names_owners(&self) -> bool {
+        self.has("uid") || self.has("gid")
+    }
+
+    /// Reports owners that the container's user namespace does not have.
+    pub fn refuse_unmapped(&self, map: &IdMap, report: &Report) {
+        for option in &self.options {
+            let Some(id) = option.value.as_ref().and_then(|value| value.parse().ok()) else { continue };
+            match option.key.as_str() {
+                "uid" => map.refuse_unmapped_uid(id, option.field.clone(), report),
+                "gid" => map.refuse_unmapped_gid(id, option.field.clone(), report),
+                _ => {}
+            }
+        }
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.options.iter().any(|option| option.key == key)
     }
@@ -90,7 +127,9 @@ impl FileSystem {
     /// Makes the file system; `mode` is an inherited one, `attributes` are those of fsmount(2). The mount is
     /// attached nowhere yet.
     pub fn mount(&self, mode: Option<u32>, attributes: u64) -> Result<OwnedFd> {
-        let fs = fsopen(&self.kind).context(|| format!("open file system {}", self.kind))?;
+        let opened = fsopen(&self.kind);
+        let hint = self.hint(opened.as_ref().map(drop).map_err(|&errno| errno));
+        let fs = opened.context(|| format!("open file system {}{hint}", self.kind))?;
         let set = |key: &str, value: &str| {
             told(&fs, fsconfig_set(&fs, key, Value::String(value)), || format!("set {key}={value}"))
         };
@@ -104,8 +143,13 @@ impl FileSystem {
             set("context", label)?;
         }
         set_all(&fs, &self.options)?;
-        told(&fs, fsconfig_create(&fs), || "create the file system".to_owned())?;
-        let mount = fsmount(&fs, attributes).context(|| "fsmount")?;
+        let created = fsconfig_create(&fs);
+        told(&fs, created, || format!("create the file system{}", self.hint(created)))?;
+        let mount = fsmount(&fs, attributes).context(|| match self.kind.as_str() {
+            // The kernel's mount_too_revealing, the only refusal here.
+            "proc" | "sysfs" => "fsmount (in a user namespace: where the host's own is covered in parts)",
+            _ => "fsmount",
+        })?;
         if let Label::Xattr(label) = &self.label {
             let top =
                 openat(&mount, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())

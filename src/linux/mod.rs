@@ -4,6 +4,7 @@ pub mod capabilities;
 pub mod devices;
 pub mod file_system;
 pub mod hooks;
+pub mod idmap;
 pub mod keyring;
 pub mod lsm;
 pub mod memory_policy;

@@ -24,6 +24,8 @@ pub struct Options {
     pub i_version: IVersion,
     /// `tmpcopyup`, and where it stands.
     pub copy_up: Option<Field>,
+    /// `idmap` or, with true, `ridmap`; and where it stands.
+    pub id_map: Option<(bool, Field)>,
 }
 
 /// How the mount comes about.
@@ -106,7 +108,9 @@ enum Effect {
     IVersion,
     NoIVersion,
     CopyUp,
-    IdMap,
+    IdMap {
+        recursive: bool,
+    },
     /// What holds anyway: the defaults; what only the readers of `/etc/fstab` look at; how much a mount writes to
     /// the kernel's log, which mounts by descriptor do not use.
     Nothing,
@@ -120,9 +124,6 @@ impl Effect {
         matches!(self, Self::Set(_) | Self::Clear(_) | Self::Atime(_) | Self::NotAtime(_))
     }
 }
-
-/// Whether a mount may have ids of its own: `idmap`, `ridmap`, `/mounts/N/uidMappings` and `gidMappings`.
-pub const ID_MAPPED: bool = false;
 
 const EFFECTS: &[(&str, Effect)] = &[
     ("ro", Effect::Set(attr::RDONLY)),
@@ -154,8 +155,8 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("rbind", Effect::Rbind),
     ("remount", Effect::Remount),
     ("tmpcopyup", Effect::CopyUp),
-    ("idmap", Effect::IdMap),
-    ("ridmap", Effect::IdMap),
+    ("idmap", Effect::IdMap { recursive: false }),
+    ("ridmap", Effect::IdMap { recursive: true }),
     ("defaults", Effect::Nothing),
     ("silent", Effect::Nothing),
     ("loud", Effect::Nothing),
@@ -189,9 +190,7 @@ pub fn plan(mount: &Node) -> Options {
                 Effect::IVersion => options.i_version = IVersion::Count(field.clone()),
                 Effect::NoIVersion => options.i_version = IVersion::DoNotCount(field.clone()),
                 Effect::CopyUp => options.copy_up = Some(field.clone()),
-                Effect::IdMap => {
-                    mount.report().problem(field.clone(), "id-mapped mounts are not supported yet")
-                }
+                Effect::IdMap { recursive } => options.id_map = Some((recursive, field.clone())),
                 Effect::Nothing => {}
                 Effect::Gone => mount
                     .report()
@@ -226,8 +225,7 @@ fn find(option: &str) -> Option<(bool, Effect)> {
 
 /// Every option that is not left to the file system, in order.
 pub fn names() -> Vec<String> {
-    let known = EFFECTS.iter().filter(|(_, effect)| ID_MAPPED || !matches!(effect, Effect::IdMap));
-    let mut names: Vec<String> = known.map(|(name, _)| (*name).to_owned()).collect();
+    let mut names: Vec<String> = EFFECTS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let attributes = EFFECTS.iter().filter(|(_, effect)| effect.is_attribute()).map(|(name, _)| name);
     let propagations = Propagation::KINDS.iter().map(|(name, _)| name);
     names.extend(propagations.clone().map(|name| (*name).to_owned()));
@@ -295,6 +293,9 @@ impl Options {
     /// Refuses what the way of mounting leaves no room for.
     fn check_way(&mut self, mount: &Node) {
         let problem = |field: &Field, reason: &str| mount.report().problem(field.clone(), reason);
+        if let (Some((_, field)), Way::Remount { .. }) = (&self.id_map, self.way) {
+            problem(field, "the ids of what is mounted already cannot be mapped");
+        }
         if matches!(self.way, Way::Bind { .. } | Way::Remount { bind: true }) {
             for option in &self.file_system {
                 // These two are what a file system does without being told.
@@ -414,7 +415,6 @@ mod tests {
             (&["remount", "noiversion"], Some(format!("/options/1: {counter}"))),
             (&["remount", "size=1k"], None),
             (&["bind", "remount", "size=1k"], Some(format!("/options/2: {bind}"))),
-            (&["bind", "ridmap"], Some("/options/1: id-mapped mounts are not supported yet".into())),
             (&["X-mount.owner=1"], Some("/options/0: X-mount.owner is not supported".into())),
             (&["X-mount.mkdir", "mand"], None),
         ] {

@@ -11,14 +11,15 @@
 
 mod cgroups;
 pub mod external;
+mod id_mapped;
+mod sources;
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::AT_FDCWD;
+use nix::errno::Errno;
 use nix::sys::stat::fstat;
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::file_system::{FileSystem, reconfigure};
@@ -27,7 +28,11 @@ use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
 use crate::linux::tmpcopyup::copy_up;
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
-use crate::sys::mount::{Change, attr, mount_setattr, move_mount, open_tree_clone};
+use crate::sys::mount::{Change, attr, mount_setattr, move_mount};
+
+use id_mapped::IdMapped;
+pub use id_mapped::{Own, Users};
+pub use sources::{open_root, open_sources};
 
 #[derive(Debug, PartialEq)]
 pub struct Mounts {
@@ -45,13 +50,23 @@ pub struct Mount {
     /// Applied to all mounts below as well.
     recursive: Change,
     propagation: Vec<Propagation>,
+    ids: Option<IdMapped>,
     field: Field,
 }
 
 #[derive(Debug, PartialEq)]
 enum What {
-    New { file_system: FileSystem, copy_up: bool },
-    Bind { source: Source, recursive: bool, detach: Option<Propagation> },
+    /// `by_parent`: init, in its user namespace, may not make such a file system.
+    New {
+        file_system: FileSystem,
+        copy_up: bool,
+        by_parent: bool,
+    },
+    Bind {
+        source: Source,
+        recursive: bool,
+        detach: Option<Propagation>,
+    },
     Remount(Vec<FsOption>),
 }
 
@@ -63,16 +78,16 @@ enum Source {
 }
 
 /// `config` is the whole document.
-pub fn plan(config: &Node, bundle: &Path, mount_namespace: bool, cgroup_namespace: bool) -> Mounts {
+pub fn plan(config: &Node, bundle: &Path, own: Own<'_>) -> Mounts {
     let linux = config.object("linux");
     let label = linux.as_ref().and_then(|linux| linux.string("mountLabel"));
     let root_propagation = linux
         .as_ref()
         .and_then(|linux| linux.value("rootfsPropagation")?.as_str())
         .and_then(Propagation::named);
-    let reader = Reader { bundle, label, root_propagation, cgroup_namespace };
+    let reader = Reader { bundle, label, root_propagation, own };
     let nodes = config.objects("mounts");
-    if !mount_namespace && !nodes.is_empty() {
+    if !own.mount && !nodes.is_empty() {
         config.problem("mounts", "mounts need a mount namespace of the container's own");
     }
     let mut mounts = Mounts { root: None, list: Vec::with_capacity(nodes.len()) };
@@ -85,7 +100,7 @@ pub fn plan(config: &Node, bundle: &Path, mount_namespace: bool, cgroup_namespac
         if i != 0 {
             node.problem("destination", "a mount on / must be the first: it would hide those before it");
         }
-        mount.check_root(node);
+        mount.check_root(node, own.user);
         mounts.root = Some(mount);
     }
     mounts
@@ -96,16 +111,14 @@ struct Reader<'a> {
     bundle: &'a Path,
     label: Option<&'a str>,
     root_propagation: Option<Propagation>,
-    cgroup_namespace: bool,
+    own: Own<'a>,
 }
 
 impl Reader<'_> {
     fn mount(&self, node: &Node) -> Option<Mount> {
         node.expect_keys(&["destination", "type", "source", "options", "uidMappings", "gidMappings"]);
-        for key in ["uidMappings", "gidMappings"].into_iter().filter(|key| node.has(key)) {
-            node.problem(key, "id-mapped mounts are not supported yet");
-        }
         let options = mount_options::plan(node);
+        let ids = IdMapped::plan(node, &options, self.own);
         let destination = not_empty(node, "destination")?;
         if !destination.starts_with('/') {
             node.warning("destination", "a relative destination is deprecated; it is taken as relative to /");
@@ -115,9 +128,9 @@ impl Reader<'_> {
         if let (Some(field), false) = (&options.copy_up, matches!(what, What::New { copy_up: true, .. })) {
             node.report().problem(field.clone(), "tmpcopyup is for a new tmpfs");
         }
-        let Options { attributes, recursive, propagation, .. } = options;
-        let mount =
-            Mount { destination, what, attributes, recursive, propagation, field: node.field().clone() };
+        let (attributes, recursive, field) = (options.attributes, options.recursive, node.field().clone());
+        let propagation = options.propagation;
+        let mount = Mount { destination, what, attributes, recursive, propagation, ids, field };
         mount.check_proc(node);
         Some(mount)
     }
@@ -139,7 +152,7 @@ impl Reader<'_> {
                     node.problem("type", "is no file system; a bind mount has bind or rbind in its options");
                     None
                 }
-                Some("cgroup" | "cgroup2") if !self.cgroup_namespace => {
+                Some("cgroup" | "cgroup2") if !self.own.cgroup => {
                     for option in &options.file_system {
                         let reason = "without a cgroup namespace the host's mount is used, with its options";
                         node.report().problem(option.field.clone(), reason);
@@ -150,7 +163,13 @@ impl Reader<'_> {
                 Some(kind) => {
                     let kind = if kind == "cgroup" { "cgroup2" } else { kind };
                     let file_system = FileSystem::plan(node, kind, options, self.label, self.bundle);
-                    Some(What::New { file_system, copy_up: options.copy_up.is_some() && kind == "tmpfs" })
+                    if let Some(map) = self.own.map {
+                        file_system.refuse_unmapped(map, node.report());
+                    }
+                    let mapped = options.id_map.is_some() || node.has("uidMappings");
+                    let by_parent = mapped || self.own.user && !file_system.is_for_user_namespaces();
+                    let copy_up = options.copy_up.is_some() && kind == "tmpfs";
+                    Some(What::New { file_system, copy_up, by_parent })
                 }
             },
         }
@@ -197,40 +216,20 @@ impl Mount {
     }
 
     /// The mount on / is made by the parent and becomes the root.
-    fn check_root(&self, node: &Node) {
+    fn check_root(&self, node: &Node, user_namespace: bool) {
         if !self.propagation.is_empty() {
             node.problem("options", "the propagation of / is set by /linux/rootfsPropagation");
         }
-        let What::New { file_system, copy_up } = &self.what else { return };
+        let What::New { file_system, copy_up, .. } = &self.what else { return };
         if matches!(file_system.kind.as_str(), "proc" | "sysfs" | "mqueue" | "cgroup2") {
             node.problem("type", "such a file system cannot be the root");
+        }
+        if user_namespace && self.ids.is_none() && file_system.names_owners() {
+            node.problem("options", "uid and gid are not possible on / with a user namespace");
         }
         if *copy_up || file_system.sets_i_version() {
             node.problem("options", "tmpcopyup and iversion are not possible on /");
         }
-    }
-
-    /// The clone of a bind mount's source with its attributes; for the parent.
-    fn open_source(&self, cgroup: Option<BorrowedFd>) -> Result<Option<OwnedFd>> {
-        let What::Bind { source, recursive, detach } = &self.what else { return Ok(None) };
-        let flags = if *recursive { libc::AT_RECURSIVE } else { 0 };
-        let tree = match source {
-            Source::Path(path) => open_tree_clone(AT_FDCWD, path, flags)
-                .context(|| format!("open bind source {}", path.display()))
-                .at(&self.field.child("source"))?,
-            Source::Cgroup => cgroups::open_source(cgroup)?,
-        };
-        if self.destination == Path::new("/proc") {
-            let magic = fstatfs(&tree).context(|| "statfs the bind source")?.filesystem_type();
-            if magic != PROC_SUPER_MAGIC {
-                return Err(Error::new("the bind source is not a proc file system, as /proc must be"));
-            }
-        }
-        if let Some(propagation) = detach {
-            set(&tree, *recursive, propagation.change())?;
-        }
-        self.set_attributes(&tree)?;
-        Ok(Some(tree))
     }
 
     fn set_attributes(&self, mount: impl AsFd) -> Result<()> {
@@ -257,7 +256,9 @@ impl Mount {
     /// Attaches the mount; for init. Gives it back, unless it was there before.
     fn attach(&self, source: Option<OwnedFd>, root: &Root) -> Result<Option<OwnedFd>> {
         match (&self.what, source) {
-            (What::New { file_system, copy_up }, _) => self.attach_new(file_system, *copy_up, root).map(Some),
+            (What::New { file_system, copy_up, .. }, made) => {
+                self.attach_new(file_system, made, *copy_up, root).map(Some)
+            }
             (What::Bind { .. }, Some(tree)) => {
                 let kind = || is_directory(&tree);
                 let target = mount_destination::open(root, &self.destination, Expected::Either, kind)?.fd;
@@ -277,7 +278,13 @@ impl Mount {
         }
     }
 
-    fn attach_new(&self, file_system: &FileSystem, copy: bool, root: &Root) -> Result<OwnedFd> {
+    fn attach_new(
+        &self,
+        file_system: &FileSystem,
+        made: Option<OwnedFd>,
+        copy: bool,
+        root: &Root,
+    ) -> Result<OwnedFd> {
         let kind = file_system.kind.as_str();
         let expected = match kind {
             "proc" | "sysfs" => Expected::RealDirectory,
@@ -288,7 +295,8 @@ impl Mount {
         let covered = (existed && file_system.inherits_mode()).then(|| fstat(&target)).transpose();
         let mode = covered.context(|| "stat the destination")?.map(|stat| stat.st_mode & 0o7777);
         let attributes = self.early_attributes();
-        let mount = file_system.mount(mode, if file_system.sets_i_version() { 0 } else { attributes.set })?;
+        let early = if file_system.sets_i_version() { 0 } else { attributes.set };
+        let mount = made.map_or_else(|| file_system.mount(mode, early), Ok)?;
         if copy && existed {
             let owner = !file_system.has("uid") && !file_system.has("gid");
             copy_up(&target, &mount, owner).context(|| "tmpcopyup")?;
@@ -321,26 +329,6 @@ impl fmt::Display for Mount {
             What::Remount(_) => write!(f, "remount {to}"),
         }
     }
-}
-
-/// The sources of the bind mounts, in the order of the list; `cgroup` is the container's directory. For the parent,
-/// before the clone: open_tree(2) clones only what the caller's own mount namespace holds.
-pub fn open_sources(mounts: &Mounts, cgroup: Option<BorrowedFd>) -> Result<Vec<Option<OwnedFd>>> {
-    let open = |mount: &Mount| mount.open_source(cgroup).context(|| mount.to_string()).at(&mount.field);
-    mounts.list.iter().map(open).collect()
-}
-
-/// The mount that replaces the root, attached nowhere. For the parent.
-pub fn open_root(mount: &Mount) -> Result<OwnedFd> {
-    let open = || match (&mount.what, mount.open_source(None)?) {
-        (What::New { file_system, .. }, _) => {
-            // A tmpfs would be writable for everyone.
-            let mode = file_system.inherits_mode().then_some(0o755);
-            file_system.mount(mode, mount.early_attributes().set)
-        }
-        (_, tree) => tree.ok_or_else(|| Error::new("it has no source")),
-    };
-    open().context(|| mount.to_string()).at(&mount.field)
 }
 
 /// What comes after the mounts needs some of them once more.
@@ -386,11 +374,18 @@ fn set(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
     if change == Change::default() {
         return Ok(());
     }
-    mount_setattr(mount, recursive, change).context(|| {
+    let changed = mount_setattr(mount, recursive, change);
+    changed.context(|| {
         let below = if recursive { " and below" } else { "" };
         format!(
-            "set attributes {:#x}, clear {:#x}, propagation {:#x}{below}",
-            change.set, change.clear, change.propagation
+            "set attributes {:#x}, clear {:#x}, propagation {:#x}{below}{}",
+            change.set,
+            change.clear,
+            change.propagation,
+            match changed {
+                Err(Errno::EPERM) => " (a user namespace cannot take a flag off what the host has mounted)",
+                _ => "",
+            }
         )
     })
 }
@@ -405,7 +400,8 @@ mod tests {
     fn planned(config: &Value) -> (Mounts, Vec<String>) {
         let report = Report::default();
         let map = parse(config.to_string().as_bytes(), &report).unwrap();
-        let mounts = plan(&Node::root(&map, &report), Path::new("/b"), true, true);
+        let own = Own { mount: true, cgroup: true, ..Own::default() };
+        let mounts = plan(&Node::root(&map, &report), Path::new("/b"), own);
         let problems = report.finish().err().map_or(Vec::new(), |e| e.problems().to_vec());
         (mounts, problems.iter().map(ToString::to_string).collect())
     }
@@ -476,7 +472,8 @@ mod tests {
             json!({"mounts": [{"destination": "/c", "type": "cgroup", "options": ["ro", "memory"]}]});
         let report = Report::default();
         let map = parse(config.to_string().as_bytes(), &report).unwrap();
-        let mounts = plan(&Node::root(&map, &report), Path::new("/b"), true, false);
+        let own = Own { mount: true, ..Own::default() };
+        let mounts = plan(&Node::root(&map, &report), Path::new("/b"), own);
         assert!(matches!(mounts.list[0].what, What::Bind { source: Source::Cgroup, .. }));
         assert_eq!(report.finish().unwrap_err().problems()[0].field.as_str(), "/mounts/0/options/1");
     }
@@ -499,8 +496,12 @@ mod tests {
                 "/mounts/0/options/0: tmpcopyup is for a new tmpfs",
             ),
             (
-                json!({"destination": "/v", "type": "tmpfs", "gidMappings": []}),
-                "/mounts/0/gidMappings: id-mapped mounts are not supported yet",
+                json!({"destination": "/v", "type": "tmpfs", "options": ["idmap"]}),
+                "/mounts/0/options/0: needs mappings, the mount's own or those of a user namespace",
+            ),
+            (
+                json!({"destination": "/v", "type": "none", "source": "/", "options": ["remount", "bind", "ridmap"]}),
+                "/mounts/0/options/2: the ids of what is mounted already cannot be mapped",
             ),
             (
                 json!({"destination": "/", "type": "proc"}),

@@ -6,6 +6,10 @@
 //! cgroup namespace, whose root is the cgroup that it is in by then (and from a joined one the parent might
 //! not be allowed to clone into a cgroup that lies outside it).
 //!
+//! From a user namespace there is no way back, so one to be joined is left to a process in between (`spawn.rs`). The
+//! others are joined before it, with the rights of the host: they need not belong to it. For the same reason init
+//! does not join a cgroup namespace when it has a user namespace.
+//!
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#namespaces>,
 //! `namespaces(7)`, `time_namespaces(7)`.
 
@@ -16,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{chroot, fchdir};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::proc::Proc;
@@ -46,13 +51,9 @@ const KINDS: [(Kind, &str, &str, i32); 8] = [
     (Kind::Time, "time", "time", libc::CLONE_NEWTIME),
 ];
 
-/// Whether a container may have a user namespace.
-const USER: bool = false;
-
 /// The types that a container may have namespaces of, in order.
 pub fn names() -> Vec<&'static str> {
-    let known = KINDS.iter().filter(|(kind, ..)| USER || *kind != Kind::User);
-    let mut names: Vec<&str> = known.map(|(_, name, ..)| *name).collect();
+    let mut names = KINDS.map(|(_, name, ..)| name).to_vec();
     names.sort_unstable();
     names
 }
@@ -62,6 +63,7 @@ impl Kind {
         KINDS[self as usize].1
     }
 
+    /// Its name in /proc/PID/ns.
     pub fn file(self) -> &'static str {
         KINDS[self as usize].2
     }
@@ -118,9 +120,6 @@ impl Namespaces {
                 entry.problem("type", format_args!("must be one of {known}, not {name:?}"));
                 continue;
             };
-            if kind == Kind::User && !USER {
-                entry.problem("type", "user namespaces are not supported yet");
-            }
             let place = &mut namespaces.kinds[kind as usize];
             if *place != Namespace::Inherit {
                 entry.problem("type", format_args!("a {name} namespace is asked for twice"));
@@ -160,13 +159,15 @@ impl Namespaces {
 
     /// The CLONE_NEW* flags by which another process joins those of the container's first: also those that are the
     /// runtime's own, which `exec` may have been called outside of. (Its pid namespace it is born in; a user or time
-    /// namespace that is its own already cannot be joined again, or costs.)
-    pub fn join_flags(&self) -> i32 {
+    /// namespace that is its own already cannot be joined again, or costs.) `user`: whether the user namespace is
+    /// another.
+    pub fn join_flags(&self, user: bool) -> i32 {
         KINDS
             .iter()
             .filter(|&&(kind, ..)| match kind {
                 Kind::Pid => false,
-                Kind::User | Kind::Time => self.is_private(kind),
+                Kind::User => user,
+                Kind::Time => self.is_private(kind),
                 _ => true,
             })
             .fold(0, |flags, (.., flag)| flags | flag)
@@ -184,8 +185,12 @@ impl Namespaces {
                 continue;
             }
             let hop = Hop { kind, path: path.clone(), field: field.clone(), there, own };
-            let by_init = matches!(kind, Kind::Mount | Kind::Cgroup);
-            if by_init { &mut joined.by_init } else { &mut joined.by_parent }.push(hop);
+            match kind {
+                Kind::User => joined.user = Some(hop),
+                Kind::Mount => joined.by_init.push(hop),
+                Kind::Cgroup if !self.is_private(Kind::User) => joined.by_init.push(hop),
+                _ => joined.by_parent.push(hop),
+            }
         }
         Ok(joined)
     }
@@ -224,7 +229,8 @@ impl Namespaces {
         result
     }
 
-    fn enter(&self, joined: &Joined, proc: &Proc) -> Result<()> {
+    /// Enters all that are joined by path but the user and mount namespaces, never to come back.
+    pub fn enter(&self, joined: &Joined, proc: &Proc) -> Result<()> {
         joined.by_parent.iter().try_for_each(Hop::join)?;
         if self.offsets.is_empty() {
             return Ok(());
@@ -252,17 +258,25 @@ pub struct Joined {
     by_parent: Vec<Hop>,
     by_init: Vec<Hop>,
     own: Vec<Kind>,
+    pub user: Option<Hop>,
 }
 
-struct Hop {
+/// From one namespace to another.
+pub struct Hop {
     kind: Kind,
     path: PathBuf,
     field: Field,
-    there: OwnedFd,
+    pub there: OwnedFd,
     own: OwnedFd,
 }
 
 impl Joined {
+    /// Whether the parent cannot go there to clone: from a user namespace it could not come back, and from a cgroup
+    /// namespace it might not be allowed to clone into a cgroup outside.
+    pub fn is_one_way(&self) -> bool {
+        self.user.is_some() || self.by_parent.iter().any(|hop| hop.kind == Kind::Cgroup)
+    }
+
     /// Whether the namespace to be joined is the one that the runtime is in.
     pub fn is_own(&self, kind: Kind) -> bool {
         self.own.contains(&kind)
@@ -276,7 +290,7 @@ impl Joined {
 }
 
 impl Hop {
-    fn join(&self) -> Result<()> {
+    pub fn join(&self) -> Result<()> {
         enter(self.kind, &self.there)
             .context(|| format!("join {} namespace {}", self.kind.name(), self.path.display()))
             .at(&self.field)
@@ -326,7 +340,39 @@ fn open_namespace(kind: Kind, path: &Path) -> Result<OwnedFd> {
     }
 }
 
-fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
+/// Does `work` in the mount namespace of another process. What a user namespace has there is a copy of the host's
+/// mounts whose flags are locked, and so are those of all copies that are made there; of what is opened outside and
+/// attached in there, its root could take the host's `ro` or `nosuid` off again.
+pub fn in_mount_namespace<T>(
+    process: BorrowedFd<'_>,
+    proc: &Proc,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let own = proc.namespace("self", Kind::Mount.file())?;
+    let root = open("/", flags, Mode::empty()).context(|| "open /")?;
+    let here = open(".", flags, Mode::empty()).context(|| "open the working directory")?;
+    setns(process, CloneFlags::CLONE_NEWNS).context(|| "enter init's mount namespace")?;
+    let done =
+        open("/", flags, Mode::empty()).context(|| "open / of init's mount namespace").and_then(|there| {
+            // All paths would mean something else.
+            if !same(&there, &root)? {
+                return Err(Error::new(
+                    "keel's root is not the root of its mount namespace, so no user namespace can be had",
+                ));
+            }
+            work()
+        });
+    setns(&own, CloneFlags::CLONE_NEWNS)
+        .and_then(|()| fchdir(&root))
+        .and_then(|()| chroot("."))
+        .and_then(|()| fchdir(&here))
+        .context(|| "leave init's mount namespace")?;
+    done
+}
+
+/// Whether two descriptors are of one file: a namespace, or a directory.
+pub fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
     let a = fstat(a).context(|| "stat a namespace")?;
     let b = fstat(b).context(|| "stat a namespace")?;
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
@@ -387,10 +433,6 @@ mod tests {
                 "/namespaces/1/type: a pid namespace is asked for twice",
             ),
             (r#"{"namespaces": [{"type": "pid", "path": "x"}]}"#, "/namespaces/0/path: must be absolute"),
-            (
-                r#"{"namespaces": [{"type": "user"}]}"#,
-                "/namespaces/0/type: user namespaces are not supported yet",
-            ),
             (
                 r#"{"namespaces": [{"type": "time"}], "timeOffsets": {"realtime": {}}}"#,
                 "/timeOffsets/realtime: is not a clock of a time namespace: only monotonic and boottime are",

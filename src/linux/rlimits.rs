@@ -4,10 +4,12 @@
 //! [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html)
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::spec::Node;
+use crate::sys::process::prlimit;
 
 /// Each resource at most once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +43,12 @@ const RESOURCES: [(&str, Resource); 16] = [
 ];
 
 impl Rlimits {
+    /// Raises the hard limits of a process as far as it will need; its own part is [`Rlimits::apply`]. For the parent
+    /// of one in a user namespace, where nobody may.
+    pub fn allow(&self, pid: Pid) -> Result<()> {
+        self.0.iter().try_for_each(|rlimit| rlimit.allow(pid))
+    }
+
     pub fn plan(process: &Node) -> Self {
         let mut rlimits = Vec::<Rlimit>::new();
         for node in process.objects("rlimits") {
@@ -80,16 +88,30 @@ fn plan_one(node: &Node) -> Option<Rlimit> {
 }
 
 impl Rlimit {
+    fn allow(&self, pid: Pid) -> Result<()> {
+        let Self { resource, hard, ref field, .. } = *self;
+        // A copy of this process has its limits.
+        let (soft, most) = getrlimit(resource).context(|| format!("read {resource:?}")).at(field)?;
+        if hard <= most {
+            return Ok(());
+        }
+        self.explained(prlimit(pid, resource as u32, soft, hard)).at(field)
+    }
+
     fn apply(&self) -> Result<()> {
         let Self { resource, soft, hard, ref field } = *self;
-        match setrlimit(resource, soft, hard) {
+        self.explained(setrlimit(resource, soft, hard)).at(field)
+    }
+
+    fn explained(&self, set: Result<(), Errno>) -> Result<()> {
+        let Self { resource, soft, hard, .. } = *self;
+        match set {
             Err(Errno::EPERM) if resource == Resource::RLIMIT_NOFILE => Err(Errno::EPERM)
                 .context(|| "a higher hard limit needs CAP_SYS_RESOURCE, and ends at sysctl fs.nr_open"),
             Err(Errno::EPERM) => Err(Errno::EPERM).context(|| "a higher hard limit needs CAP_SYS_RESOURCE"),
             result => result.map_err(Error::from),
         }
         .context(|| format!("set {resource:?} to soft {soft}, hard {hard}"))
-        .at(field)
     }
 }
 

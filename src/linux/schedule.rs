@@ -6,6 +6,7 @@
 //! [ioprio_set(2)](https://man7.org/linux/man-pages/man2/ioprio_set.2.html)
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::log;
@@ -67,7 +68,7 @@ impl Scheduler {
 
     /// Before capabilities are dropped: most of it needs CAP_SYS_NICE. After the CPU affinity is reset, since
     /// SCHED_DEADLINE wants all CPUs. A SCHED_DEADLINE process cannot fork without SCHED_FLAG_RESET_ON_FORK.
-    pub fn apply(&self) -> Result<()> {
+    pub fn apply(&self, pid: Pid) -> Result<()> {
         let Self { name, attr, field } = self;
         let deadline = attr.policy == libc::SCHED_DEADLINE as u32;
         let why = |errno| match errno {
@@ -80,7 +81,7 @@ impl Scheduler {
             Errno::EPERM => "it needs CAP_SYS_NICE, and real time in the cgroup (CONFIG_RT_GROUP_SCHED)",
             _ => "the kernel refuses it",
         };
-        sched_setattr(attr)
+        sched_setattr(pid, attr)
             .or_else(|errno| Err(errno).context(|| why(errno)))
             .context(|| format!("set scheduler {name}"))
             .at(field)
@@ -194,10 +195,10 @@ impl IoPriority {
 
     /// For init and all that it forks. Not for its process group, which may still be the caller's. Before
     /// capabilities are dropped: IOPRIO_CLASS_RT needs CAP_SYS_NICE.
-    pub fn apply(&self) -> Result<()> {
+    pub fn apply(&self, pid: Pid) -> Result<()> {
         let Self { class, level, ref field } = *self;
         let name = IO_CLASSES[usize::from(class) - 1].0;
-        ioprio_set(class, level).context(|| format!("set I/O priority {name} {level}")).at(field)
+        ioprio_set(pid, class, level).context(|| format!("set I/O priority {name} {level}")).at(field)
     }
 }
 

@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 
-use crate::error::{At, Error, Field, Result};
+use crate::error::{At, Context, Error, Field, Result};
 use crate::proc::Proc;
 use crate::spec::Node;
+use crate::sys::process::setdomainname;
 
 /// Which of the container's namespaces are not the runtime's own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +18,7 @@ pub struct Private {
     pub ipc: bool,
     pub network: bool,
     pub uts: bool,
+    pub user: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +36,7 @@ enum Owner {
     Ipc,
     Network,
     Uts,
+    User,
 }
 
 impl Private {
@@ -42,6 +45,7 @@ impl Private {
             Owner::Ipc => self.ipc,
             Owner::Network => self.network,
             Owner::Uts => self.uts,
+            Owner::User => self.user,
         }
     }
 }
@@ -52,6 +56,7 @@ impl Owner {
             Owner::Ipc => "ipc",
             Owner::Network => "network",
             Owner::Uts => "uts",
+            Owner::User => "user",
         }
     }
 }
@@ -112,6 +117,12 @@ pub fn apply_network(sysctls: &[Sysctl], proc: &Proc) -> Result<()> {
 
 impl Sysctl {
     fn write(&self, proc: &Proc) -> Result<()> {
+        // The file is for the host's root alone, whosever the namespace is.
+        if self.path == "kernel/domainname" {
+            return setdomainname(&self.value)
+                .context(|| format!("set domain name {}", self.value))
+                .at(&self.field);
+        }
         // The newline lets an empty value through: a write of no bytes would change nothing and yet succeed.
         proc.write(&format!("sys/{}", self.path), &format!("{}\n", self.value)).at(&self.field)
     }
@@ -145,7 +156,7 @@ fn owner(path: &str) -> Result<Owner, &'static str> {
         Some(("kernel", name)) if IPC.contains(&name) => Ok(Owner::Ipc),
         Some(("fs", name)) if name.starts_with("mqueue/") => Ok(Owner::Ipc),
         Some(("net", _)) => Ok(Owner::Network),
-        Some(("user", _)) => Err("needs a user namespace, which is not supported yet"),
+        Some(("user", _)) => Ok(Owner::User),
         _ => Err("belongs to no namespace: it would change the host"),
     }
 }
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
     use crate::spec::planned;
 
-    const ALL: Private = Private { ipc: true, network: true, uts: true };
+    const ALL: Private = Private { ipc: true, network: true, uts: true, user: true };
 
     fn problems(key: &str, private: Private) -> Vec<String> {
         let linux = serde_json::json!({"sysctl": {key: "1"}}).to_string();
@@ -178,10 +189,11 @@ mod tests {
 
     #[test]
     fn a_parameter_is_allowed_where_its_namespace_is_private() {
-        let (ipc, network, uts) = (
+        let (ipc, network, uts, user) = (
             Private { ipc: true, ..Private::default() },
             Private { network: true, ..Private::default() },
             Private { uts: true, ..Private::default() },
+            Private { user: true, ..Private::default() },
         );
         let table = [
             ("kernel.shmmax", ipc, "ipc"),
@@ -189,6 +201,7 @@ mod tests {
             ("fs.mqueue.msg_max", ipc, "ipc"),
             ("net.core.somaxconn", network, "network"),
             ("kernel.domainname", uts, "uts"),
+            ("user.max_net_namespaces", user, "user"),
         ];
         for (key, private, name) in table {
             assert!(problems(key, private).is_empty(), "{key}");
@@ -212,7 +225,6 @@ mod tests {
             ("/net/ipv4/ip_forward", "is not the name of a kernel parameter"),
             ("net.ipv4..ip_forward", "is not the name of a kernel parameter"),
             ("kernel.hostname", "is set by /hostname, not as a kernel parameter"),
-            ("user.max_user_namespaces", "needs a user namespace, which is not supported yet"),
         ];
         for (key, reason) in table {
             let pointer = Field::root().child("sysctl").child(key);

@@ -13,9 +13,10 @@ use nix::errno::Errno;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev, umask};
 use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
 
-use crate::error::{At, Context, Field, Result};
+use crate::error::{At, Context, Error, Field, Result};
+use crate::linux::idmap::IdMap;
 use crate::root::Root;
-use crate::spec::Node;
+use crate::spec::{Node, Report};
 use crate::sys::process::stdio;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,21 +77,45 @@ impl User {
         self.uid
     }
 
+    pub fn gid(&self) -> Gid {
+        self.gid
+    }
+
+    /// Reports the ids that the container's user namespace does not have.
+    pub fn refuse_unmapped(&self, map: &IdMap, report: &Report) {
+        map.refuse_unmapped_uid(self.uid.as_raw(), self.field.child("uid"), report);
+        map.refuse_unmapped_gid(self.gid.as_raw(), self.field.child("gid"), report);
+        for (i, group) in self.additional_gids.iter().enumerate() {
+            map.refuse_unmapped_gid(group.as_raw(), self.field.child("additionalGids").child(i), report);
+        }
+    }
+
+    /// Gives this process's standard streams, which are the container's too, to the user as the host knows them. From
+    /// inside a user namespace that is not possible, since their owner is not known there.
+    pub fn own_stdio(&self, map: &IdMap) -> Result<()> {
+        map.host_uid(self.uid).map_or(Ok(()), own_stdio)
+    }
+
     /// Becomes the user. `inherited_umask` is the umask that the runtime was called with: init works with 0, and
     /// the spec wants the caller's when the config sets none.
     pub fn apply(&self, inherited_umask: Mode) -> Result<()> {
         let Self { uid, gid, .. } = *self;
         // As long as we may: the user could not give them to itself.
-        for (number, stream) in stdio().into_iter().enumerate() {
-            own(stream, uid).context(|| format!("give file descriptor {number} to uid {uid}"))?;
-        }
+        own_stdio(uid)?;
         // An empty list too, or the groups of the runtime's caller pass to the container.
         setgroups(&self.additional_gids)
+            .map_err(|errno| unmapped(errno, "one is"))
             .context(|| format!("set additional groups {:?}", raw(&self.additional_gids)))
             .at(&self.field.child("additionalGids"))?;
         // The group first: the user may not be allowed to change it.
-        setresgid(gid, gid, gid).context(|| format!("set gid {gid}")).at(&self.field.child("gid"))?;
-        setresuid(uid, uid, uid).context(|| format!("set uid {uid}")).at(&self.field.child("uid"))?;
+        setresgid(gid, gid, gid)
+            .map_err(|errno| unmapped(errno, "it is"))
+            .context(|| format!("set gid {gid}"))
+            .at(&self.field.child("gid"))?;
+        setresuid(uid, uid, uid)
+            .map_err(|errno| unmapped(errno, "it is"))
+            .context(|| format!("set uid {uid}"))
+            .at(&self.field.child("uid"))?;
         umask(self.umask.unwrap_or(inherited_umask));
         Ok(())
     }
@@ -116,6 +141,21 @@ const MAX_PASSWD: u64 = 10 << 20;
 /// `(uid_t)-1`: the system calls take it as "do not change".
 const UNCHANGED: u32 = u32::MAX;
 const UNCHANGED_REASON: &str = "4294967295 is not an id: for the kernel it means no change";
+
+/// The only thing that can be invalid about an id.
+fn unmapped(errno: Errno, what: &str) -> Error {
+    match errno {
+        Errno::EINVAL => Error::new(format!("{what} not mapped in the container's user namespace")),
+        errno => errno.into(),
+    }
+}
+
+fn own_stdio(uid: Uid) -> Result<()> {
+    for (number, stream) in stdio().into_iter().enumerate() {
+        own(stream, uid).context(|| format!("give file descriptor {number} to uid {uid}"))?;
+    }
+    Ok(())
+}
 
 fn raw(gids: &[Gid]) -> Vec<u32> {
     gids.iter().map(|gid| gid.as_raw()).collect()

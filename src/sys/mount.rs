@@ -141,15 +141,31 @@ pub fn mount_setattr(mount: impl AsFd, recursive: bool, change: Change) -> Resul
         propagation: change.propagation,
         userns_fd: 0,
     };
+    setattr(mount.as_fd(), recursive, &attr)
+}
+
+/// `mount_setattr(mount, "", AT_EMPTY_PATH [| AT_RECURSIVE], {MOUNT_ATTR_IDMAP, userns})` — maps the ids of a mount
+/// that is attached nowhere, as those of a user namespace are mapped. See `mount_setattr(2)`. Since Linux 5.12.
+pub fn mount_setattr_idmap(mount: impl AsFd, recursive: bool, user: impl AsFd) -> Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user.as_fd().as_raw_fd() as u64,
+    };
+    setattr(mount.as_fd(), recursive, &attr)
+}
+
+fn setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &libc::mount_attr) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a static C string, attr lives across the call, the size is that of attr.
     check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &attr,
+            attr,
             size_of::<libc::mount_attr>(),
         )
     })?;

@@ -237,6 +237,16 @@ pub fn getcwd() -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
+/// `prlimit(pid, resource, {soft, hard}, NULL)` — sets a resource limit of another process. See `prlimit(2)`. Since
+/// Linux 2.6.36.
+pub fn prlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let old = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: limit lives across the call, and a null pointer for the old one is allowed.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &limit, old) })?;
+    Ok(())
+}
+
 /// The standard streams.
 pub fn stdio() -> [BorrowedFd<'static>; 3] {
     // SAFETY: 0, 1 and 2 are open for as long as the program runs: Rust's start-up opens /dev/null where one is

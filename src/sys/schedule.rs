@@ -1,5 +1,7 @@
 //! When and where a process runs: CPU and I/O scheduling, CPU affinity, NUMA memory.
 
+use nix::unistd::Pid;
+
 use super::{Result, check};
 
 /// The kernel's `struct sched_attr` (SCHED_ATTR_SIZE_VER1).
@@ -18,12 +20,12 @@ pub struct SchedAttr {
     pub util_max: u32,
 }
 
-/// `sched_setattr(0, attr, 0)` — sets how the calling thread is scheduled. See `sched_setattr(2)`. Since Linux
+/// `sched_setattr(pid, attr, 0)` — sets how a thread is scheduled; 0 is the calling one. See `sched_setattr(2)`. Since Linux
 /// 3.14.
-pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
+pub fn sched_setattr(pid: Pid, attr: &SchedAttr) -> Result<()> {
     let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..attr.clone() };
     // SAFETY: attr lives across the call and says its own size; the kernel only writes to `size`, of E2BIG.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) })?;
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, pid.as_raw(), &raw const attr, 0) })?;
     Ok(())
 }
 
@@ -35,13 +37,13 @@ pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// `ioprio_set(IOPRIO_WHO_PROCESS, 0, class << 13 | level)` — the I/O priority of the calling thread and of what
-/// it forks. See `ioprio_set(2)`. Since Linux 2.6.13.
-pub fn ioprio_set(class: u8, level: u8) -> Result<()> {
+/// `ioprio_set(IOPRIO_WHO_PROCESS, pid, class << 13 | level)` — the I/O priority of a thread and of what it forks; 0
+/// is the calling one. See `ioprio_set(2)`. Since Linux 2.6.13.
+pub fn ioprio_set(pid: Pid, class: u8, level: u8) -> Result<()> {
     const IOPRIO_WHO_PROCESS: i32 = 1;
     let priority = i32::from(class) << 13 | i32::from(level);
     // SAFETY: no pointers are passed.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })?;
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, pid.as_raw(), priority) })?;
     Ok(())
 }
 

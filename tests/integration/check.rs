@@ -11,7 +11,6 @@ tests![
     a_good_config_is_silent,
     all_problems_are_listed_at_once,
     create_lists_the_same_problems,
-    what_keel_cannot_do_yet_is_a_problem,
     unknown_properties_are_none,
     a_config_that_is_not_json_says_where,
     a_repeated_key_is_a_problem,
@@ -67,15 +66,6 @@ fn create_lists_the_same_problems() {
     for field in fields {
         c.refused(field);
     }
-}
-
-fn what_keel_cannot_do_yet_is_a_problem() {
-    needs!(keel());
-    Sandbox::new().set("/linux/namespaces/-", json!({"type": "user"})).refused("/linux/namespaces");
-    let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
-    let (mut c, options) = (Sandbox::new(), ["bind", "idmap"]);
-    c.mount(json!({"destination": "/v", "source": "/", "options": options, "uidMappings": map, "gidMappings": map}));
-    c.refused("/mounts/7");
 }
 
 fn unknown_properties_are_none() {

@@ -35,6 +35,7 @@ mod exec_terminal;
 mod exec_user;
 mod features;
 mod hooks;
+mod idmap;
 mod keyring;
 mod kill;
 mod lifecycle;
@@ -75,6 +76,7 @@ mod sysctl;
 mod terminal;
 mod update;
 mod user;
+mod user_namespace;
 
 use std::env;
 use std::path::Path;
@@ -113,6 +115,8 @@ const TESTS: &[&[Test]] = &[
     names::TESTS,
     process::TESTS,
     user::TESTS,
+    user_namespace::TESTS,
+    idmap::TESTS,
     rlimits::TESTS,
     capabilities::TESTS,
     scheduling::TESTS,

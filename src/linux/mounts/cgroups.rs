@@ -62,7 +62,8 @@ mod tests {
     fn planned(mount: Value, cgroup_namespace: bool) -> (Mounts, Report) {
         let report = Report::default();
         let map = parse(json!({"mounts": [mount]}).to_string().as_bytes(), &report).unwrap();
-        (super::super::plan(&Node::root(&map, &report), Path::new("/b"), true, cgroup_namespace), report)
+        let own = super::super::Own { mount: true, cgroup: cgroup_namespace, ..Default::default() };
+        (super::super::plan(&Node::root(&map, &report), Path::new("/b"), own), report)
     }
 
     fn cgroups(kind: &str, source: &str, at: &str, options: &[&str]) -> Value {

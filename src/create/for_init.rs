@@ -1,0 +1,116 @@
+//! What `create` finds out, opens and does on the host for init.
+
+use std::os::fd::AsFd;
+
+use super::{Mode, Passed};
+use crate::cgroup::Cgroup;
+use crate::cli::CreateOptions;
+use crate::container::Container;
+use crate::error::Result;
+use crate::host::Host;
+use crate::init::{Inherited, Trees};
+use crate::linux::idmap::IdMap;
+use crate::linux::mounts::Users;
+use crate::linux::namespaces::{Joined, Kind};
+use crate::linux::sysctl::{self, Private};
+use crate::linux::{devices, mounts};
+use crate::plan::Plan;
+use crate::proc::Proc;
+use crate::socket;
+use crate::spawn::Spawned;
+
+/// What the plan could not know: which of the namespaces that are joined by path are the runtime's own after all.
+pub fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
+    let has = |kind| !joined.is_own(kind);
+    let private = Private {
+        ipc: has(Kind::Ipc),
+        network: has(Kind::Network),
+        uts: has(Kind::Uts),
+        user: has(Kind::User),
+    };
+    // pivot_root(2) would take every process of the host along into the container's root, and its names would be
+    // the host's.
+    if joined.is_own(Kind::Mount) || joined.is_own(Kind::Uts) && !plan.names.is_empty() {
+        let kind = if joined.is_own(Kind::Mount) { Kind::Mount } else { Kind::Uts };
+        return Err(plan.namespaces.refuse_own(kind));
+    }
+    sysctl::check(&plan.sysctls, private)
+}
+
+/// The mappings of the container's user namespace; None if that is the runtime's own.
+pub(super) fn user_namespace(plan: &Plan, joined: &Joined, proc: &Proc) -> Result<Option<IdMap>> {
+    match &joined.user {
+        Some(user) => {
+            let found = IdMap::of_namespace(proc, &user.there)?;
+            plan.id_map.as_ref().map_or(Ok(()), |wanted| wanted.expect(&found))?;
+            Ok(Some(found))
+        }
+        None => Ok(plan.id_map.clone().filter(|_| plan.namespaces.is_new(Kind::User))),
+    }
+}
+
+/// What only the host's side can do for an init in a user namespace.
+pub(super) fn map_ids(plan: &Plan, map: &IdMap, proc: &Proc, spawned: &Spawned) -> Result<()> {
+    if plan.namespaces.is_new(Kind::User) {
+        map.write(proc, spawned.pid)?;
+    }
+    if let Some(process) = &plan.process {
+        process.rlimits.allow(spawned.pid)?;
+        if process.terminal.is_none() {
+            process.user.own_stdio(map)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the root and the sources of all mounts. `inside`: in the mount namespace of init, where the file of the cgroup
+/// is another.
+pub(super) fn open_trees(
+    plan: &Plan,
+    host: &Host,
+    cgroup: Option<&Cgroup>,
+    inside: bool,
+    users: &Users,
+) -> Result<Trees> {
+    let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
+    let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
+    let again = cgroup.filter(|_| inside && plan.mounts.binds_cgroup());
+    let again = again.map(|cgroup| Cgroup::open(cgroup.path())).transpose()?.flatten();
+    let cgroup = again.as_ref().or(cgroup).or(callers.as_ref());
+    Ok(Trees {
+        root: match &plan.mounts.root {
+            Some(mount) => mounts::open_root(mount, users)?,
+            None => plan.rootfs.open()?,
+        },
+        sources: mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?,
+    })
+}
+
+/// Opens what init needs of the host, while the host's files are in reach.
+#[expect(clippy::too_many_arguments, reason = "what is known by then")]
+pub(super) fn open_for_init(
+    options: &CreateOptions,
+    plan: &Plan,
+    container: &Container,
+    passed: Passed,
+    mode: Mode,
+    cgroup: Option<&Cgroup>,
+    trees: Option<Trees>,
+    users: &Users,
+) -> Result<Inherited> {
+    let waits = mode == Mode::Create;
+    let leaf = plan.cgroup.leaf.as_ref().zip(cgroup);
+    Ok(Inherited {
+        trees,
+        devices: users.container().map_or(Ok(None), |map| devices::shelf(&plan.devices, map))?,
+        mapped: users.container().map(|map| {
+            map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
+        }),
+        cgroup_leaf: leaf.map(|(leaf, cgroup)| leaf.make(cgroup)).transpose()?,
+        console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
+        gate: waits.then(|| container.bind_start_socket()).transpose()?,
+        created_lock: waits.then(|| container.created_lock()).transpose()?,
+        first_private_fd: passed.first_private(),
+        new_keyring: !options.no_new_keyring,
+    })
+}
