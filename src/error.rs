@@ -61,6 +61,12 @@ pub enum Kind {
     NoContainer,
     /// The container is not running, or not in the state that the command needs.
     WrongStatus,
+    /// An image is malformed, hostile, or not what its digest says.
+    Integrity,
+    /// An image exceeds one of the limits.
+    Limit,
+    /// The disk is full.
+    NoSpace,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,6 +79,8 @@ struct Inner {
     kind: Kind,
     /// What the fields are in, if it is not config.json.
     document: Option<String>,
+    /// What the user can do about it.
+    way_out: Option<String>,
 }
 
 /// Opaque; it travels from init to its parent as JSON.
@@ -88,6 +96,7 @@ impl Error {
             problems: Vec::new(),
             kind: Kind::Other,
             document: None,
+            way_out: None,
         }))
     }
 
@@ -117,8 +126,23 @@ impl Error {
         self
     }
 
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     pub fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    /// Says what the user can do about it: a second line, after the error's own; the innermost wins.
+    pub fn with_way_out(mut self, text: impl Into<String>) -> Self {
+        self.0.way_out.get_or_insert_with(|| text.into());
+        self
+    }
+
+    pub fn way_out(&self) -> Option<&str> {
+        self.0.way_out.as_deref()
     }
 
     pub fn errno(&self) -> Option<Errno> {

@@ -52,6 +52,9 @@ pub mod sys;
 pub mod cgroup;
 pub mod linux;
 
+// keel-image; the runtime uses nothing of it.
+pub mod image;
+
 // The story.
 pub mod bundle;
 pub mod container;

@@ -1,0 +1,3 @@
+//! `keel-image`: an OCI or Docker image becomes a bundle that keel runs.
+
+pub mod unpack;
