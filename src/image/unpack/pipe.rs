@@ -232,14 +232,14 @@ fn check_plain_size(plain: u64, compressed: u64, limits: &Limits) -> Result<()> 
 }
 
 enum Decoder {
-    Gzip(MultiGzDecoder<Pieces>),
+    Gzip(Box<MultiGzDecoder<Pieces>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Pieces>>),
 }
 
 impl Decoder {
     fn new(from: Pieces, compression: Compression) -> Result<Self> {
         if compression == Compression::Gzip {
-            return Ok(Self::Gzip(MultiGzDecoder::new(from)));
+            return Ok(Self::Gzip(Box::new(MultiGzDecoder::new(from))));
         }
         let decoder = zstd::stream::read::Decoder::with_buffer(from).and_then(|mut decoder| {
             decoder.window_log_max(LARGEST_WINDOW)?;
