@@ -3,6 +3,7 @@
 mod archive;
 mod escapes;
 mod formats;
+mod kernel;
 mod layers;
 mod limits;
 

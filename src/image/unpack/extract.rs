@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -16,31 +16,32 @@ use nix::sys::stat::{
     Mode as Permissions, SFlag, UtimensatFlags, fchmod, futimens, makedev, mknodat, utimensat,
 };
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{Gid, Uid, fchown, fchownat, ftruncate, getegid, geteuid, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, ftruncate, getegid, geteuid, symlinkat};
 
+use super::link::{components, in_root};
 use super::tar::{Archive, Entry, Type};
 use super::tree::{self, Missing, Tree, open_directory};
 use super::whiteout::{Special, Whiteouts, special};
 use super::xattr::{Warnings, Xattrs, set_opaque};
 use super::{Mode, Options, Unpacked, limit, malformed, owner};
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::fs::{Resolve, openat2};
 
 /// Bytes and files after which the free space is looked at again.
 const SPACE_BYTES: u64 = 64 << 20;
 const SPACE_ENTRIES: u64 = 4096;
 const LONGEST_NAME: usize = 255;
 
-struct Layer<'o> {
-    options: &'o Options,
-    top: OwnedFd,
-    tree: Tree,
+pub struct Layer<'o> {
+    pub options: &'o Options,
+    pub top: OwnedFd,
+    pub tree: Tree,
     /// Whose a file is when it is made.
     me: (u32, u32),
-    unpacked: Unpacked,
+    pub unpacked: Unpacked,
     warnings: Warnings,
     whiteouts: Whiteouts,
-    skipped: HashSet<Vec<u8>>,
+    /// Paths of the devices left out.
+    pub skipped: HashSet<Vec<u8>>,
     unchecked_bytes: u64,
 }
 
@@ -246,61 +247,6 @@ impl<'o> Layer<'o> {
             .context(|| "set the time")
     }
 
-    fn hard_link(&mut self, entry: &Entry, path: &[&[u8]]) -> Result<()> {
-        let shown = String::from_utf8_lossy(&entry.link);
-        let target = components(&entry.link)
-            .ok_or_else(|| malformed(format!("hard link target {shown:?} is outside the layer")))?;
-        let Some((&target_name, target_parents)) = target.split_last() else {
-            return Err(malformed(format!("hard link target {shown:?} is a directory")));
-        };
-        if target == path {
-            return Err(malformed("a hard link to itself"));
-        }
-        if self.skipped.contains(&target.join(&b'/')) {
-            self.unpacked.devices_skipped += 1;
-            self.skipped.insert(path.join(&b'/'));
-            return Ok(());
-        }
-        let Some((&name, parents)) = path.split_last() else { return Ok(()) };
-        let elsewhere = match target_parents == parents {
-            true => None,
-            false => Some(in_root(&self.top, &target_parents.join(&b'/'), libc::O_DIRECTORY)),
-        };
-        let found = match &elsewhere {
-            None => tree::kind(self.tree.here(), target_name),
-            Some(Ok(directory)) => tree::kind(directory.as_fd(), target_name),
-            Some(Err(errno)) => Err(*errno),
-        };
-        let kind = match found {
-            Err(Errno::ENOENT | Errno::ENOTDIR) if self.options.mode != Mode::Apply => {
-                self.tree.clear(name)?;
-                let paths = (to_path(&path.join(&b'/')), to_path(&target.join(&b'/')));
-                self.unpacked.lacks.links.push(paths);
-                return Ok(());
-            }
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
-                return Err(malformed(format!("hard link target {shown:?} does not exist")));
-            }
-            kind => kind.context(|| format!("stat hard link target {shown:?}"))?,
-        };
-        if kind == SFlag::S_IFDIR {
-            return Err(malformed(format!("hard link target {shown:?} is a directory")));
-        }
-        let directory = elsewhere.and_then(Result::ok);
-        let target_name = OsStr::from_bytes(target_name);
-        let linked = self.make(name, |here, name| {
-            let from = directory.as_ref().map_or(here, |directory| directory.as_fd());
-            // Without AT_SYMLINK_FOLLOW: the target itself, even if it is a symbolic link.
-            linkat(from, target_name, here, name, AtFlags::empty())
-        });
-        match linked {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => {
-                Err(malformed(format!("hard link target {shown:?} is replaced by the link itself")))
-            }
-            linked => linked,
-        }
-    }
-
     fn whiteout(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {
         if self.tree.has_lower {
             return match self.tree.enter(parents.iter().copied(), Missing::Leave)? {
@@ -348,7 +294,7 @@ impl<'o> Layer<'o> {
     }
 
     /// Makes `name` here; what has the name already gives way.
-    fn make<T>(
+    pub fn make<T>(
         &mut self,
         name: &[u8],
         how: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<T, Errno>,
@@ -413,25 +359,6 @@ fn permissions(entry: &Entry) -> Permissions {
     Permissions::from_bits_truncate(entry.mode)
 }
 
-fn to_path(bytes: &[u8]) -> PathBuf {
+pub fn to_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()))
-}
-
-/// The names of a path; none if one of them is `..`. An absolute path is taken from the layer's top.
-fn components(path: &[u8]) -> Option<Vec<&[u8]>> {
-    let names = path.split(|&byte| byte == b'/').filter(|name| ![&b""[..], b"."].contains(name));
-    names.map(|name| (name != b"..").then_some(name)).collect()
-}
-
-/// Opens `path` with O_PATH; links in it are followed inside of the tree.
-fn in_root(top: &OwnedFd, path: &[u8], flags: i32) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(path)) };
-    for _ in 0..128 {
-        // EAGAIN when any rename on the system raced the walk.
-        match openat2(top, path, libc::O_PATH | flags, 0, Resolve::IN_ROOT | Resolve::NO_MAGICLINKS) {
-            Err(Errno::EAGAIN) => {}
-            found => return found,
-        }
-    }
-    Err(Errno::EAGAIN)
 }

@@ -3,9 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | [`pipe`] | threads that read, inflate and hash: nothing counts before both digests are right |
-//! | [`tar`], [`pax`], [`sparse`] | the archive's headers |
+//! | [`tar`], [`field`], [`pax`], [`sparse`] | the archive's headers |
 //! | [`tree`] | the open directories, and what the layer has put where |
-//! | [`extract`] | an entry becomes a file |
+//! | [`extract`], [`link`] | an entry becomes a file, or another name of one |
 //! | [`whiteout`] | what a layer takes away |
 //! | [`owner`], [`xattr`] | whose it is, and what else hangs on it |
 //! | [`limits`] | how much of all that is an attack |
@@ -16,7 +16,9 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/layer.md>
 
 pub mod extract;
+pub mod field;
 pub mod limits;
+pub mod link;
 pub mod owner;
 pub mod pax;
 pub mod pipe;

@@ -2,8 +2,9 @@
 //!
 //! <https://www.gnu.org/software/tar/manual/html_node/Sparse-Formats.html>
 
+use super::field::number;
 use super::pax::decimal;
-use super::tar::{BLOCK, Block, number};
+use super::tar::{BLOCK, Block};
 use super::{limit, malformed};
 use crate::error::Result;
 

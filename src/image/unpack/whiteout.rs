@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn names_tell_whiteouts() {
-        let table: &[(&[&[u8]], &[u8], Option<Special<'_>>)] = &[
+        type Row<'a> = (&'a [&'a [u8]], &'a [u8], Option<Special<'a>>);
+        let table: &[Row<'_>] = &[
             (&[], b"a", Some(Special::No)),
             (&[b"a"], b".wh", Some(Special::No)),
             (&[b"a"], b".wh.b", Some(Special::Whiteout(b"b"))),
