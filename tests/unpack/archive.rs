@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 #[derive(Clone, Default)]
 pub struct Tar(pub Vec<u8>);
@@ -150,7 +151,9 @@ pub struct Place(pub PathBuf);
 
 impl Place {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("keel-unpack-{}-{name}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("keel-unpack-{pid}-{count}-{name}"));
         fs::create_dir_all(path.join("root")).unwrap();
         fs::create_dir(path.join("outside")).unwrap();
         fs::create_dir(path.join("outside/directory")).unwrap();

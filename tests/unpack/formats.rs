@@ -33,6 +33,10 @@ fn what_is_ambiguous_is_refused() {
         block[0] = b'b';
         block
     };
+    let sparse = changed(sized(b'S', 0), |block| {
+        put(&mut block[257..265], "ustar  \0".into());
+        block[482] = 1;
+    });
     let table: Vec<(&str, Vec<u8>)> = vec![
         ("a single block of zeroes", file().block([0; 512]).file("b", "x").end()),
         ("check sum", Tar::new().block(no_sum).end()),
@@ -61,6 +65,9 @@ fn what_is_ambiguous_is_refused() {
         ("ends inside of the file's body", Tar::new().header(sized(b'0', 100)).0),
         ("ends inside of a header", Tar::new().header(sized(b'0', 100)).0[..100].to_vec()),
         ("is a whiteout of overlayfs", Tar::new().device("a", b'3', (0, 0)).end()),
+        ("device 4096:0 is out of range", Tar::new().device("a", b'3', (4096, 0)).end()),
+        ("device 0:1048576 is out of range", Tar::new().device("a", b'3', (0, 1 << 20)).end()),
+        ("ends inside of a header", Tar::new().block(sparse).0),
         ("a symbolic link to nothing", Tar::new().symlink("a", "").end()),
         ("a sparse file without a GNU header", Tar::new().header(sized(b'S', 0)).end()),
         (
@@ -150,7 +157,7 @@ fn long_names_and_numbers_are_read() {
     let name = |c: char| c.to_string().repeat(200);
     let prefixed = changed(Header::new("name", b'0'), |block| put(&mut block[345..500], "pre/fix".into()));
     let numbers = changed(Header::new("n", b'0'), |block| {
-        put(&mut block[257..265], "ustar  ".into());
+        put(&mut block[257..265], "ustar  \0".into());
         block[108..116].copy_from_slice(&[0x80, 0, 0, 0, 0, 0x12, 0x34, 0x56]);
         block[136..148].fill(0xff);
         block[147] = 0xf6;

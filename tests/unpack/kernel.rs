@@ -51,14 +51,7 @@ fn layers() -> [Tar; 4] {
             .file("a/b/.wh..wh..opq", "")
             .file("a/b/.wh.2", "")
             .dir("d"),
-        top()
-            .dir("a")
-            .file(".wh.e", "")
-            .dir("e")
-            .file("e/y", "")
-            .file(".wh.h", "")
-            .file("a/.wh.b", "")
-            .dir("a/b"),
+        top().dir("a").file(".wh.e", "").dir("e").file("e/y", "").file("a/.wh.b", "").dir("a/b"),
     ]
 }
 

@@ -163,6 +163,9 @@ fn each_limit_has_its_error() {
         ("depth", pax("path", &b"a/".repeat(2000)), set(|_| {})),
         ("pax", pax("comment", &[b'x'; 1 << 20]), set(|_| {})),
         ("pax", Tar::new().header(huge), set(|_| {})),
+        ("memory", file(b"").file(".wh.a", "").file(".wh.b", ""), set(|limits| limits.memory = 40)),
+        ("memory", file(b"").hardlink("b", "below"), set(|limits| limits.memory = 29)),
+        ("memory", file(b"").device("null", b'3', (1, 3)), set(|limits| limits.memory = 27)),
         ("pax", pax("GNU.sparse.map", map.as_bytes()), set(|_| {})),
     ];
     for (key, layer, options) in table {

@@ -43,6 +43,7 @@ pub struct Layer<'o> {
     /// Paths of the devices left out.
     pub skipped: HashSet<Vec<u8>>,
     unchecked_bytes: u64,
+    remembered: usize,
 }
 
 /// Unpacks all entries; an error comes with the entry's name, if it is one's.
@@ -74,6 +75,7 @@ impl<'o> Layer<'o> {
             whiteouts: Whiteouts::default(),
             skipped: HashSet::new(),
             unchecked_bytes: 0,
+            remembered: 0,
         };
         layer.check_space()?;
         Ok(layer)
@@ -88,6 +90,7 @@ impl<'o> Layer<'o> {
         if self.unpacked.entries.is_multiple_of(SPACE_ENTRIES) {
             self.check_space()?;
         }
+        owner::check(entry.uid, entry.gid)?;
         let path =
             components(&entry.path).ok_or_else(|| malformed("its name leads out of the layer (..)"))?;
         let Some((&name, parents)) = path.split_last() else {
@@ -114,12 +117,17 @@ impl<'o> Layer<'o> {
                 "a character device 0:0 is a whiteout of overlayfs, which a layer may not bring",
             ));
         }
+        // mknod(2) drops what is beyond these bits, which would make a whiteout of 4096:0.
+        if entry.device.0 >= 1 << 12 || entry.device.1 >= 1 << 20 {
+            return Err(malformed(format!("device {}:{} is out of range", entry.device.0, entry.device.1)));
+        }
         if matches!(entry.kind, Type::Character | Type::Block) && !self.options.devices {
             self.unpacked.devices_skipped += 1;
-            self.skipped.insert(path.join(&b'/'));
+            let path = path.join(&b'/');
+            self.remember(path.len())?;
+            self.skipped.insert(path);
             return Ok(());
         }
-        owner::check(entry.uid, entry.gid)?;
         self.tree.enter(parents.iter().copied(), Missing::Make)?;
         match entry.kind {
             Type::File => self.file(entry, name, archive),
@@ -255,6 +263,7 @@ impl<'o> Layer<'o> {
             };
         }
         self.tree.enter(parents.iter().copied(), Missing::Make)?;
+        self.remember(name.len())?;
         self.whiteouts.add(self.tree.here_id(), name);
         Ok(())
     }
@@ -322,6 +331,16 @@ impl<'o> Layer<'o> {
 
     fn xattrs(&mut self, entry: &Entry) -> Result<Xattrs> {
         Xattrs::plan(&entry.xattrs, &self.options.owners, &entry.path, &mut self.warnings)
+    }
+
+    /// Counts what is kept in memory until the layer's end: names compress well.
+    pub fn remember(&mut self, bytes: usize) -> Result<()> {
+        let most = self.options.limits.memory;
+        self.remembered += bytes + size_of::<Vec<u8>>();
+        match self.remembered > most {
+            true => Err(limit("memory", format!("more than {most} bytes of names to remember"))),
+            false => Ok(()),
+        }
     }
 
     fn count_bytes(&mut self, bytes: u64) -> Result<()> {

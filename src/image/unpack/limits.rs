@@ -15,6 +15,8 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of the extended headers, or of the sparse map, of one entry.
     pub metadata: u64,
+    /// Bytes of the names of whiteouts, links to lower layers and devices left out.
+    pub memory: usize,
     /// Per cent of the file system that stay free.
     pub free: u64,
 }
@@ -28,6 +30,7 @@ impl Default for Limits {
             path: 4096,
             depth: 256,
             metadata: 1 << 20,
+            memory: 64 << 20,
             free: 5,
         }
     }

@@ -8,7 +8,7 @@
 use std::io::{self, BufRead, ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256, Sha512};
@@ -132,12 +132,20 @@ pub fn start<'scope>(
     let (sink, compressed) = pipe(abandoned);
     let hash = Hash::for_digest(&layer.digest)?;
     let plain_hash = Hash::for_digest(&layer.diff_id)?;
-    let reader = scope.spawn(move || read(stream, layer, limits, hash, sink));
+    let starting = || "start a thread";
+    let reader = Builder::new().spawn_scoped(scope, move || read(stream, layer, limits, hash, sink));
+    let reader = reader.context(starting)?;
     if layer.compression == Compression::None {
         return Ok((Threads(vec![reader]), compressed));
     }
     let (sink, plain) = pipe(abandoned);
-    let inflater = scope.spawn(move || inflate(compressed, layer, limits, plain_hash, sink));
+    let inflate = move || inflate(compressed, layer, limits, plain_hash, sink);
+    let inflater = Builder::new().spawn_scoped(scope, inflate);
+    if inflater.is_err() {
+        // The reader has no one left to read for.
+        abandoned.store(true, Ordering::Relaxed);
+    }
+    let inflater = inflater.context(starting)?;
     Ok((Threads(vec![reader, inflater]), plain))
 }
 

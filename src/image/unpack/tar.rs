@@ -181,10 +181,7 @@ impl<'l, R: BufRead> Archive<'l, R> {
     }
 
     fn read(&mut self, into: &mut [u8]) -> Result<()> {
-        self.input.read_exact(into).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => malformed("the archive ends inside of a header"),
-            _ => broken(error),
-        })
+        read(&mut self.input, into)
     }
 
     fn entry(&mut self, header: &Block, size: u64, before: Extensions) -> Result<Entry> {
@@ -235,7 +232,7 @@ impl<'l, R: BufRead> Archive<'l, R> {
                 header,
                 || {
                     let mut block = [0; BLOCK];
-                    self.input.read_exact(&mut block)?;
+                    read(&mut self.input, &mut block)?;
                     Ok(block)
                 },
                 self.limits.metadata,
@@ -296,6 +293,13 @@ fn fill(input: &mut impl BufRead) -> Result<&[u8]> {
             Ok(_) => return Ok(input.fill_buf()?),
         }
     }
+}
+
+fn read(input: &mut impl BufRead, into: &mut [u8]) -> Result<()> {
+    input.read_exact(into).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => malformed("the archive ends inside of a header"),
+        _ => broken(error),
+    })
 }
 
 /// A pipe that broke is explained by who broke it.
