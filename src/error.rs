@@ -74,6 +74,9 @@ pub enum Kind {
     /// More than is let pass.
     #[serde(skip)]
     Limit,
+    /// The disk is full.
+    #[serde(skip)]
+    NoSpace,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,6 +89,8 @@ struct Inner {
     kind: Kind,
     /// What the fields are in, if it is not config.json.
     document: Option<String>,
+    /// What the user can do about it.
+    way_out: Option<String>,
 }
 
 /// Opaque; it travels from init to its parent as JSON.
@@ -101,6 +106,7 @@ impl Error {
             problems: Vec::new(),
             kind: Kind::Other,
             document: None,
+            way_out: None,
         }))
     }
 
@@ -137,6 +143,16 @@ impl Error {
 
     pub fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    /// Says what the user can do about it: a second line, after the error's own; the innermost wins.
+    pub fn with_way_out(mut self, text: impl Into<String>) -> Self {
+        self.0.way_out.get_or_insert_with(|| text.into());
+        self
+    }
+
+    pub fn way_out(&self) -> Option<&str> {
+        self.0.way_out.as_deref()
     }
 
     pub fn errno(&self) -> Option<Errno> {

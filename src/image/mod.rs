@@ -11,6 +11,7 @@
 //! | images in directories | [`layout`] |
 //! | the distribution API | [`registry`] |
 //! | who we are to a registry | [`credentials`] |
+//! | from a layer's blob to files | [`unpack`] |
 //!
 //! The text of an error may have a second line, which says the way out. Its [`crate::error::Kind`] is the exit code.
 //!
@@ -28,3 +29,4 @@ pub mod platform;
 pub mod reference;
 pub mod registry;
 pub mod tags;
+pub mod unpack;

@@ -64,6 +64,13 @@ pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// `fremovexattr(fd, name)` — removes an extended attribute. See `fremovexattr(2)`.
+pub fn fremovexattr(fd: impl AsFd, name: &CStr) -> Result<()> {
+    // SAFETY: name is a C string.
+    check(unsafe { libc::fremovexattr(fd.as_fd().as_raw_fd(), name.as_ptr()) }.into())?;
+    Ok(())
+}
+
 /// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)` — marks every descriptor from `first` on to be closed by
 /// execve. See `close_range(2)`. Since Linux 5.11.
 pub fn close_range_cloexec(first: u32) -> Result<()> {

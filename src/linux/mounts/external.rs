@@ -93,7 +93,8 @@ mod tests {
             {"destination": "/sys/fs/cgroup", "type": "cgroup"}]}"#;
         let report = Report::default();
         let map = parse(config.as_bytes(), &report).unwrap();
-        let mounts = super::super::plan(&Node::root(&map, &report), Path::new("/"), true, false);
+        let own = super::super::Own { mount: true, ..Default::default() };
+        let mounts = super::super::plan(&Node::root(&map, &report), Path::new("/"), own);
         let host = ["/", "/tmp", "/tmp/x y/z", "/tmp/own", "/tmpfs"].map(PathBuf::from);
         let external = |destination: &str, source: Option<&str>| External {
             destination: destination.into(),

@@ -1,0 +1,313 @@
+//! From the compressed stream to the plain one, both digests computed on the way: a thread reads and hashes, one
+//! inflates and hashes, the caller's extracts. The channels between them hold a few pieces each, so that none runs
+//! far ahead.
+//!
+//! A layer that is not what its digest says must be reported as that, and not as whatever its bytes broke first: so
+//! when only the archive is malformed, the stream is still read to its end.
+
+use std::io::{self, BufRead, ErrorKind, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
+
+use flate2::bufread::MultiGzDecoder;
+use sha2::{Digest, Sha256, Sha512};
+
+use super::limits::{Limits, RATIO_FROM};
+use super::{Compression, LayerSpec, integrity, limit, malformed};
+use crate::error::{Context, Result};
+
+const PIECE: usize = 256 << 10; // bytes
+const PIECES: usize = 4; // under way in each channel
+/// As zstd's own program has it without --long, 128 MiB; the format allows for 3.75 TiB.
+const LARGEST_WINDOW: u32 = 27;
+
+/// `None` is the end; a channel that closes without it, the sender's failure.
+type Piece = Option<Vec<u8>>;
+
+/// The receiving end of a channel, to be read.
+pub struct Pieces {
+    from: Receiver<Piece>,
+    /// Emptied buffers go back.
+    back: Sender<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+    before: u64,
+    ended: bool,
+}
+
+impl Pieces {
+    /// Bytes read so far.
+    fn position(&self) -> u64 {
+        self.before + self.at as u64
+    }
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at == self.piece.len() && !self.ended {
+            let next = self.from.recv().map_err(|_| io::Error::from(ErrorKind::BrokenPipe))?;
+            self.ended = next.is_none();
+            self.before += self.at as u64;
+            self.at = 0;
+            let old = std::mem::replace(&mut self.piece, next.unwrap_or_default());
+            // It fails when the sender has ended and needs no more buffers.
+            let _ = self.back.send(old);
+        }
+        Ok(&self.piece[self.at..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let n = piece.len().min(into.len());
+        into[..n].copy_from_slice(&piece[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// The sending end.
+struct Sink<'a> {
+    to: SyncSender<Piece>,
+    back: Receiver<Vec<u8>>,
+    /// The receiver has failed in a way that no digest explains.
+    abandoned: &'a AtomicBool,
+    open: bool,
+}
+
+impl Sink<'_> {
+    fn buffer(&self) -> Vec<u8> {
+        let mut buffer = self.back.try_recv().unwrap_or_default();
+        buffer.resize(PIECE, 0);
+        buffer
+    }
+
+    fn send(&mut self, piece: Piece) {
+        self.open = self.open && self.to.send(piece).is_ok();
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}
+
+fn pipe(abandoned: &AtomicBool) -> (Sink<'_>, Pieces) {
+    let (to, from) = sync_channel(PIECES);
+    let (give_back, back) = channel();
+    let sink = Sink { to, back, abandoned, open: true };
+    (sink, Pieces { from, back: give_back, piece: Vec::new(), at: 0, before: 0, ended: false })
+}
+
+/// What the threads found wrong, once they have ended; the reader's comes first: it explains the others'.
+pub struct Threads<'scope>(Vec<ScopedJoinHandle<'scope, Result<()>>>);
+
+impl Threads<'_> {
+    pub fn join(self) -> Result<()> {
+        let results: Vec<_> = self.0.into_iter().map(|thread| thread.join()).collect();
+        for result in results {
+            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts what turns `stream` into the layer's plain bytes. The caller sets `abandoned` when it needs no verdict.
+pub fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stream: impl Read + Send + 'scope,
+    layer: &'scope LayerSpec,
+    limits: &'scope Limits,
+    abandoned: &'scope AtomicBool,
+) -> Result<(Threads<'scope>, Pieces)> {
+    if layer.compression == Compression::None && layer.digest != layer.diff_id {
+        let (digest, diff_id) = (&layer.digest, &layer.diff_id);
+        return Err(integrity(format!("it is not compressed, but its diff_id is {diff_id}, not {digest}")));
+    }
+    let (sink, compressed) = pipe(abandoned);
+    let hash = Hash::for_digest(&layer.digest)?;
+    let plain_hash = Hash::for_digest(&layer.diff_id)?;
+    let starting = || "start a thread";
+    let reader = Builder::new().spawn_scoped(scope, move || read(stream, layer, limits, hash, sink));
+    let reader = reader.context(starting)?;
+    if layer.compression == Compression::None {
+        return Ok((Threads(vec![reader]), compressed));
+    }
+    let (sink, plain) = pipe(abandoned);
+    let inflate = move || inflate(compressed, layer, limits, plain_hash, sink);
+    let inflater = Builder::new().spawn_scoped(scope, inflate);
+    if inflater.is_err() {
+        // The reader has no one left to read for.
+        abandoned.store(true, Ordering::Relaxed);
+    }
+    let inflater = inflater.context(starting)?;
+    Ok((Threads(vec![reader, inflater]), plain))
+}
+
+/// Reads the blob; its end is passed on only when size and digest are right.
+fn read(
+    mut stream: impl Read,
+    layer: &LayerSpec,
+    limits: &Limits,
+    mut hash: Hash,
+    mut sink: Sink<'_>,
+) -> Result<()> {
+    let mut total = 0;
+    while !sink.is_abandoned() {
+        let mut piece = sink.buffer();
+        let n = match stream.read(&mut piece) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            n => n.context(|| "read the blob")?,
+        };
+        if n == 0 {
+            break;
+        }
+        total += n as u64;
+        if total > layer.size {
+            return Err(integrity(format!(
+                "the blob is longer than the {} bytes of its manifest",
+                layer.size
+            )));
+        }
+        if layer.compression == Compression::None && total > limits.bytes {
+            return Err(limit("bytes", format!("more than {} bytes", limits.bytes)));
+        }
+        piece.truncate(n);
+        hash.update(&piece);
+        sink.send(Some(piece));
+    }
+    if sink.is_abandoned() {
+        return Ok(());
+    }
+    if total < layer.size {
+        return Err(integrity(format!("the blob ends after {total} of {} bytes", layer.size)));
+    }
+    hash.check(&layer.digest, "digest")?;
+    sink.send(None);
+    Ok(())
+}
+
+fn inflate(
+    compressed: Pieces,
+    layer: &LayerSpec,
+    limits: &Limits,
+    mut hash: Hash,
+    mut sink: Sink<'_>,
+) -> Result<()> {
+    let mut decoder = Decoder::new(compressed, layer.compression)?;
+    let mut total = 0;
+    // Whoever extracts has failed when the pipe is no longer open, and says so.
+    while sink.open && !sink.is_abandoned() {
+        let mut piece = sink.buffer();
+        let n = match decoder.read(&mut piece) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // The reader says why.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(malformed(format!("the {} data: {error}", layer.compression.name()))),
+            Ok(n) => n,
+        };
+        if n == 0 {
+            hash.check(&layer.diff_id, "diff_id")?;
+            sink.send(None);
+            break;
+        }
+        total += n as u64;
+        if let Err(error) = check_plain_size(total, decoder.position(), limits) {
+            sink.abandoned.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
+        piece.truncate(n);
+        hash.update(&piece);
+        sink.send(Some(piece));
+    }
+    Ok(())
+}
+
+fn check_plain_size(plain: u64, compressed: u64, limits: &Limits) -> Result<()> {
+    if plain > limits.bytes {
+        return Err(limit("bytes", format!("more than {} bytes", limits.bytes)));
+    }
+    if plain > RATIO_FROM && plain > compressed.saturating_mul(limits.ratio) {
+        let most = limits.ratio;
+        return Err(limit("ratio", format!("{compressed} bytes become {plain}: more than {most} for one")));
+    }
+    Ok(())
+}
+
+enum Decoder {
+    Gzip(Box<MultiGzDecoder<Pieces>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, Pieces>>),
+}
+
+impl Decoder {
+    fn new(from: Pieces, compression: Compression) -> Result<Self> {
+        if compression == Compression::Gzip {
+            return Ok(Self::Gzip(Box::new(MultiGzDecoder::new(from))));
+        }
+        let decoder = zstd::stream::read::Decoder::with_buffer(from).and_then(|mut decoder| {
+            decoder.window_log_max(LARGEST_WINDOW)?;
+            Ok(decoder)
+        });
+        Ok(Self::Zstd(Box::new(decoder.context(|| "start zstd")?)))
+    }
+
+    fn position(&self) -> u64 {
+        match self {
+            Self::Gzip(decoder) => decoder.get_ref().position(),
+            Self::Zstd(decoder) => decoder.get_ref().position(),
+        }
+    }
+}
+
+impl Read for Decoder {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Gzip(decoder) => decoder.read(into),
+            Self::Zstd(decoder) => decoder.read(into),
+        }
+    }
+}
+
+/// Of the two algorithms that image-spec registers.
+enum Hash {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hash {
+    fn for_digest(digest: &str) -> Result<Self> {
+        let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        match digest.split_once(':') {
+            Some(("sha256", text)) if text.len() == 64 && hex(text) => Ok(Self::Sha256(Sha256::new())),
+            Some(("sha512", text)) if text.len() == 128 && hex(text) => Ok(Self::Sha512(Sha512::new())),
+            _ => Err(integrity(format!("{digest:?} is no sha256 or sha512 digest"))),
+        }
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(data),
+            Self::Sha512(hash) => hash.update(data),
+        }
+    }
+
+    fn check(self, digest: &str, what: &str) -> Result<()> {
+        let is = match self {
+            Self::Sha256(hash) => format!("sha256:{}", hex(&hash.finalize())),
+            Self::Sha512(hash) => format!("sha512:{}", hex(&hash.finalize())),
+        };
+        match is == digest {
+            true => Ok(()),
+            false => Err(integrity(format!("the {what} is {is}, not {digest}"))),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
