@@ -1,7 +1,7 @@
 //! keel killed with SIGKILL at any system call: `delete --force` then leaves nothing.
 //!
 //! A first run under strace lists the system calls of the command; then it is killed at one of them at a time, by
-//! strace's injection. CRASH=all tries every call instead of a sample.
+//! strace's injection. CRASH=all tries every call instead of a sample, CRASH=10 some ten.
 
 use std::collections::HashMap;
 use std::fs;
@@ -47,12 +47,14 @@ fn calls(c: &Sandbox, args: &[&str]) -> Vec<(String, u32)> {
     calls
 }
 
-/// Some 40 of the calls, spread evenly, and always those that the kernel's objects come from.
+/// Some of the calls, spread evenly, and always those that the kernel's objects come from.
 fn sample(calls: Vec<(String, u32)>) -> Vec<(String, u32)> {
-    if std::env::var("CRASH").is_ok_and(|which| which == "all") {
-        return calls;
-    }
-    let step = calls.len().div_ceil(40);
+    let some = match std::env::var("CRASH").as_deref() {
+        Ok("all") => return calls,
+        Ok(number) => number.parse().unwrap_or(40),
+        Err(_) => 40,
+    };
+    let step = calls.len().div_ceil(some);
     let telling = [
         "clone3", "mkdirat", "mkdir", "renameat", "rename", "sendmsg", "sendto", "recvmsg", "recvfrom",
         "rmdir",
