@@ -137,7 +137,7 @@ fn from_bundle(
             Ok(Created { container: making.container, state: making.state, first, notify })
         }
         Err(error) => {
-            making.undo();
+            undo(&making.container, &making.state, making.cgroup.as_ref(), making.net_devices.as_ref());
             Err(error)
         }
     }
@@ -353,18 +353,21 @@ impl Making<'_> {
     fn remove_pid_file(&self) {
         self.options.pid_file.iter().for_each(|path| handover::remove_pid_file(path));
     }
+}
 
-    /// Leaves nothing behind.
-    fn undo(&self) {
-        let undone = self
-            .net_devices
-            .as_ref()
-            .map_or(Ok(()), net_devices::Given::take_back)
-            .and(destroy(&self.container, &self.state))
-            // And the parents that were made for it.
-            .and_then(|()| self.cgroup.as_ref().map_or(Ok(()), Cgroup::undo));
-        if let Err(e) = undone {
-            log::warning(format_args!("undo create container {}: {e}", self.options.id));
-        }
+/// Leaves nothing behind of a container in the making.
+pub fn undo(
+    container: &Container,
+    state: &State,
+    cgroup: Option<&Cgroup>,
+    net_devices: Option<&net_devices::Given>,
+) {
+    let undone = net_devices
+        .map_or(Ok(()), net_devices::Given::take_back)
+        .and(destroy(container, state))
+        // And the parents that were made for it.
+        .and_then(|()| cgroup.map_or(Ok(()), Cgroup::undo));
+    if let Err(e) = undone {
+        log::warning(format_args!("undo the making of container {}: {e}", state.id));
     }
 }

@@ -11,7 +11,6 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
@@ -19,16 +18,16 @@ use crate::cgroup::{self, Cgroup, Manager, delegate};
 use crate::checkpoint::{check, common, external_key};
 use crate::cli::RestoreOptions;
 use crate::container::{Container, NOTIFY_DIR, State, Status};
-use crate::create::{check_private, check_terminal, first_state};
+use crate::create::{check_private, check_terminal, first_state, undo};
 use crate::criu::rpc::{CgroupRoot, ExtMount, InheritFd, JoinNamespace, Opts, RequestType};
 use crate::criu::{Criu, Images, Notice, stdio};
-use crate::delete::{destroy, destroy_unless_gone};
+use crate::delete::destroy_unless_gone;
 use crate::error::{Context, Error, Result};
 use crate::handover;
 use crate::host::Host;
 use crate::init::join_keyring;
 use crate::linux::mounts::{self, external};
-use crate::linux::namespaces::{Joined, Kind};
+use crate::linux::namespaces::{Joined, Kind, same};
 use crate::linux::{hooks, net_devices, rootfs, sysctl};
 use crate::log;
 use crate::notify;
@@ -215,7 +214,7 @@ impl Making<'_> {
         let plan = &self.plan;
         let [own, its] = namespaces(proc, pid, Kind::Network)?;
         if plan.namespaces.is_new(Kind::Network) {
-            if is_same(&own, &its)? {
+            if same(&own, &its)? {
                 return Err(Error::new("criu has not made a network namespace"));
             }
             inside(&own, &its, net_devices::loopback_up)?;
@@ -247,8 +246,7 @@ impl Making<'_> {
         cgroup::limits::apply(&self.plan.cgroup.limits, cgroup)?;
         cgroup::devices::apply(&self.plan.cgroup.devices, cgroup)?;
         let [own, its] = namespaces(proc, pid, Kind::Time)?;
-        self.state.extra_time_namespace =
-            !self.plan.namespaces.is_private(Kind::Time) && !is_same(&own, &its)?;
+        self.state.extra_time_namespace = !self.plan.namespaces.is_private(Kind::Time) && !same(&own, &its)?;
         self.state.set_init(pid)?;
         self.state.creating = false;
         self.container.write_state(&self.state)?;
@@ -266,15 +264,7 @@ impl Making<'_> {
 
     /// Leaves nothing behind.
     fn undo(&self) {
-        let undone = self
-            .net_devices
-            .as_ref()
-            .map_or(Ok(()), net_devices::Given::take_back)
-            .and(destroy(&self.container, &self.state))
-            .and_then(|()| self.cgroup.as_ref().map_or(Ok(()), Cgroup::undo));
-        if let Err(e) = undone {
-            log::warning(format_args!("undo restore container {}: {e}", self.options.id));
-        }
+        undo(&self.container, &self.state, self.cgroup.as_ref(), self.net_devices.as_ref());
         if let Some(path) = self.options.pid_file.as_deref().filter(|_| !self.state.creating) {
             handover::remove_pid_file(path);
         }
@@ -292,11 +282,6 @@ fn inside(own: &OwnedFd, other: &OwnedFd, act: impl FnOnce() -> Result<()>) -> R
     enter(other)?;
     let done = act();
     enter(own).and(done)
-}
-
-fn is_same(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
-    let inode = |fd: &OwnedFd| fstat(fd).map(|stat| stat.st_ino).context(|| "stat a namespace");
-    Ok(inode(a)? == inode(b)?)
 }
 
 /// Criu takes text only.

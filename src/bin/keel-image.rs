@@ -26,7 +26,9 @@ fn main() -> ExitCode {
 
 /// What others sent stands in it: nothing of that is for the terminal to obey.
 fn report(error: &Error) {
-    let text: String = error.to_string().chars().filter(|c| !c.is_control() || *c == '\n').collect();
+    let way_out = error.way_out().map_or_else(String::new, |way_out| format!("\n  {way_out}"));
+    let text = format!("{error}{way_out}");
+    let text: String = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
     // EPIPE: there is nobody left to tell.
     let _ = stderr().write_all(format!("keel-image: {text}\n").as_bytes());
 }

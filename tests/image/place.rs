@@ -1,6 +1,5 @@
 //! What a test needs: a directory of its own, keel-image in it, a client, an image.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,41 +12,6 @@ use keel::image::manifest::{Descriptor, Limits, OCI_MANIFEST};
 use keel::image::reference::Named;
 use keel::image::registry::{Client, Options};
 use serde_json::{Value, json};
-
-/// A file's tests: `tests![this_happens, that_does_not];`
-#[macro_export]
-macro_rules! tests {
-    ($($name:ident),+ $(,)?) => {
-        pub const TESTS: &[$crate::place::Test] =
-            &[$($crate::place::Test { name: concat!(module_path!(), "::", stringify!($name)), run: $name }),+];
-    };
-}
-
-/// Ends the test as skipped unless all needs are met: `needs!(program("skopeo"));`.
-#[macro_export]
-macro_rules! needs {
-    ($($need:expr),+ $(,)?) => {
-        $(if let Err(why) = $need { return $crate::place::skip(why) })+
-    };
-}
-
-pub struct Test {
-    pub name: &'static str,
-    pub run: fn(),
-}
-
-thread_local! {
-    /// Why the test that runs on this thread was skipped.
-    static SKIPPED: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-pub fn skip(why: String) {
-    SKIPPED.set(Some(why));
-}
-
-pub fn skipped() -> Option<String> {
-    SKIPPED.take()
-}
 
 pub fn program(name: &str) -> Result<(), String> {
     let path = std::env::var("PATH").unwrap_or_default();

@@ -327,7 +327,7 @@ fn a_cgroup_that_passes_controllers_on_is_left_for_inits() {
     let Some(controller) =
         available.split_whitespace().find(|name| !["cpu", "cpuset", "pids", "perf_event"].contains(name))
     else {
-        return crate::sandbox::skip(format!(
+        return crate::harness::skip(format!(
             "needs a controller of domains in the container's cgroup, not only {available:?}"
         ));
     };

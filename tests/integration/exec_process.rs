@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, keel, program, skip};
+use crate::harness::skip;
+use crate::sandbox::{Sandbox, keel, program};
 use crate::{needs, tests};
 
 tests![

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, keel, path, skip};
+use crate::harness::skip;
+use crate::sandbox::{Sandbox, keel, path};
 use crate::{needs, tests};
 
 tests![

@@ -6,6 +6,8 @@
 
 #[path = "../../benches/profile/mod.rs"]
 mod engine_profile;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod payload;
 mod sandbox;
 
@@ -82,10 +84,9 @@ use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use harness::Test;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use sandbox::Test;
 
 const TESTS: &[&[Test]] = &[
     lifecycle::TESTS,
@@ -175,30 +176,5 @@ fn main() -> ExitCode {
             bind.expect("bind cgroup2 to /sys/fs/cgroup");
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), TESTS.iter().copied().flatten().map(trial).collect())
-        .exit_code()
-}
-
-fn trial(test: &'static Test) -> Trial {
-    let name = test.name.strip_prefix("integration::").unwrap_or(test.name);
-    Trial::ignorable_test(name, move || {
-        match sandbox::root() {
-            Ok(()) => (test.run)(),
-            Err(why) => sandbox::skip(why),
-        }
-        match sandbox::skipped() {
-            None => Ok(Completion::Completed),
-            Some(why) if env::var("STRICT").is_ok_and(|strict| strict == "1") && !may_skip(&why) => {
-                Err(Failed::from(format!("skipped, but STRICT=1: {why}")))
-            }
-            Some(why) => {
-                eprintln!("SKIP {name}: {why}");
-                Ok(Completion::ignored_with(why))
-            }
-        }
-    })
-}
-
-fn may_skip(why: &str) -> bool {
-    env::var("MAY_SKIP").is_ok_and(|reasons| reasons.lines().any(|reason| reason.trim() == why))
+    harness::run("integration", TESTS, sandbox::root).exit_code()
 }

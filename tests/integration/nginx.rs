@@ -52,7 +52,7 @@ fn serves(seccomp: Value) {
     needs!(program("ip"), program("nsenter"), program("busybox"));
     let root = match debian() {
         Ok(root) => root,
-        Err(why) => return crate::sandbox::skip(why),
+        Err(why) => return crate::harness::skip(why),
     };
     let mut c = Sandbox::new();
     if !seccomp.is_null() {

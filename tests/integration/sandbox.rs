@@ -7,7 +7,6 @@
 //! assert_eq!(c.report()["uname"]["hostname"], "a");
 //! ```
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::mem::take;
@@ -29,41 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The host's user who is root in a sandbox's user namespace.
 pub const HOST_ROOT: u32 = 100_000;
-
-/// A test file's list of its tests; one that is forgotten is dead code, which the lint rejects.
-#[macro_export]
-macro_rules! tests {
-    ($($name:ident),+ $(,)?) => {
-        pub const TESTS: &[$crate::sandbox::Test] =
-            &[$($crate::sandbox::Test { name: concat!(module_path!(), "::", stringify!($name)), run: $name }),+];
-    };
-}
-
-/// Ends the test as skipped unless all needs are met: `needs!(program("strace"), root());`.
-#[macro_export]
-macro_rules! needs {
-    ($($need:expr),+ $(,)?) => {
-        $(if let Err(why) = $need { return $crate::sandbox::skip(why) })+
-    };
-}
-
-pub struct Test {
-    pub name: &'static str,
-    pub run: fn(),
-}
-
-thread_local! {
-    /// Why the test that runs on this thread was skipped.
-    static SKIPPED: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-pub fn skip(why: String) {
-    SKIPPED.set(Some(why));
-}
-
-pub fn skipped() -> Option<String> {
-    SKIPPED.take()
-}
 
 /// The runtime under test: $KEEL, else the one that cargo built, else the one beside this test binary.
 pub fn runtime() -> PathBuf {

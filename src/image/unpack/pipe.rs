@@ -11,11 +11,11 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use flate2::bufread::MultiGzDecoder;
-use sha2::{Digest, Sha256, Sha512};
 
 use super::limits::{Limits, RATIO_FROM};
 use super::{Compression, LayerSpec, integrity, limit, malformed};
 use crate::error::{Context, Result};
+use crate::image::digest::{Digest, Hasher};
 
 const PIECE: usize = 256 << 10; // bytes
 const PIECES: usize = 4; // under way in each channel
@@ -130,16 +130,15 @@ pub fn start<'scope>(
         return Err(integrity(format!("it is not compressed, but its diff_id is {diff_id}, not {digest}")));
     }
     let (sink, compressed) = pipe(abandoned);
-    let hash = Hash::for_digest(&layer.digest)?;
-    let plain_hash = Hash::for_digest(&layer.diff_id)?;
+    let (digest, diff_id) = (parse(&layer.digest)?, parse(&layer.diff_id)?);
     let starting = || "start a thread";
-    let reader = Builder::new().spawn_scoped(scope, move || read(stream, layer, limits, hash, sink));
+    let reader = Builder::new().spawn_scoped(scope, move || read(stream, layer, limits, &digest, sink));
     let reader = reader.context(starting)?;
     if layer.compression == Compression::None {
         return Ok((Threads(vec![reader]), compressed));
     }
     let (sink, plain) = pipe(abandoned);
-    let inflate = move || inflate(compressed, layer, limits, plain_hash, sink);
+    let inflate = move || inflate(compressed, layer, limits, &diff_id, sink);
     let inflater = Builder::new().spawn_scoped(scope, inflate);
     if inflater.is_err() {
         // The reader has no one left to read for.
@@ -154,9 +153,10 @@ fn read(
     mut stream: impl Read,
     layer: &LayerSpec,
     limits: &Limits,
-    mut hash: Hash,
+    digest: &Digest,
     mut sink: Sink<'_>,
 ) -> Result<()> {
+    let mut hasher = Hasher::new(digest.algorithm());
     let mut total = 0;
     while !sink.is_abandoned() {
         let mut piece = sink.buffer();
@@ -178,7 +178,7 @@ fn read(
             return Err(limit("bytes", format!("more than {} bytes", limits.bytes)));
         }
         piece.truncate(n);
-        hash.update(&piece);
+        hasher.update(&piece);
         sink.send(Some(piece));
     }
     if sink.is_abandoned() {
@@ -187,7 +187,7 @@ fn read(
     if total < layer.size {
         return Err(integrity(format!("the blob ends after {total} of {} bytes", layer.size)));
     }
-    hash.check(&layer.digest, "digest")?;
+    check(hasher, digest, "digest")?;
     sink.send(None);
     Ok(())
 }
@@ -196,9 +196,10 @@ fn inflate(
     compressed: Pieces,
     layer: &LayerSpec,
     limits: &Limits,
-    mut hash: Hash,
+    diff_id: &Digest,
     mut sink: Sink<'_>,
 ) -> Result<()> {
+    let mut hasher = Hasher::new(diff_id.algorithm());
     let mut decoder = Decoder::new(compressed, layer.compression)?;
     let mut total = 0;
     // Whoever extracts has failed when the pipe is no longer open, and says so.
@@ -212,7 +213,7 @@ fn inflate(
             Ok(n) => n,
         };
         if n == 0 {
-            hash.check(&layer.diff_id, "diff_id")?;
+            check(hasher, diff_id, "diff_id")?;
             sink.send(None);
             break;
         }
@@ -222,7 +223,7 @@ fn inflate(
             return Err(error);
         }
         piece.truncate(n);
-        hash.update(&piece);
+        hasher.update(&piece);
         sink.send(Some(piece));
     }
     Ok(())
@@ -273,41 +274,13 @@ impl Read for Decoder {
     }
 }
 
-/// Of the two algorithms that image-spec registers.
-enum Hash {
-    Sha256(Sha256),
-    Sha512(Sha512),
+fn parse(digest: &str) -> Result<Digest> {
+    Digest::parse(digest).map_err(|_| integrity(format!("{digest:?} is no sha256 or sha512 digest")))
 }
 
-impl Hash {
-    fn for_digest(digest: &str) -> Result<Self> {
-        let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        match digest.split_once(':') {
-            Some(("sha256", text)) if text.len() == 64 && hex(text) => Ok(Self::Sha256(Sha256::new())),
-            Some(("sha512", text)) if text.len() == 128 && hex(text) => Ok(Self::Sha512(Sha512::new())),
-            _ => Err(integrity(format!("{digest:?} is no sha256 or sha512 digest"))),
-        }
+fn check(hasher: Hasher, expected: &Digest, what: &str) -> Result<()> {
+    match hasher.finish() {
+        found if found == *expected => Ok(()),
+        found => Err(integrity(format!("the {what} is {found}, not {expected}"))),
     }
-
-    fn update(&mut self, data: &[u8]) {
-        match self {
-            Self::Sha256(hash) => hash.update(data),
-            Self::Sha512(hash) => hash.update(data),
-        }
-    }
-
-    fn check(self, digest: &str, what: &str) -> Result<()> {
-        let is = match self {
-            Self::Sha256(hash) => format!("sha256:{}", hex(&hash.finalize())),
-            Self::Sha512(hash) => format!("sha512:{}", hex(&hash.finalize())),
-        };
-        match is == digest {
-            true => Ok(()),
-            false => Err(integrity(format!("the {what} is {is}, not {digest}"))),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
