@@ -127,11 +127,11 @@ impl Numbers {
 
     /// On x86 a socket call can also be had as a call of socketcall(2), and one of System V's IPC as one of ipc(2):
     /// the number of that one, and its first argument then.
-    pub fn multiplexed_on(self, architecture: &Architecture) -> Option<(u32, u32)> {
+    pub fn multiplexed_on(self, architecture: &Architecture) -> Option<(u32, u8)> {
         if architecture.audit != X86_64_MACHINE.architectures[X86].audit {
             return None;
         }
-        Some(self.0[MULTIPLEXED]).filter(|&both| both != NONE).map(|both| (both >> 16, both & 0xffff))
+        Some(self.0[MULTIPLEXED]).filter(|&both| both != NONE).map(|both| (both >> 16, both as u8))
     }
 }
 

@@ -6,31 +6,33 @@
 use seccompiler::BpfProgram;
 
 use super::arch::{Architecture, NONE, Numbers, X32_BIT};
-use super::assembler::{Assembler, EQUAL, Range, Target, merged};
+use super::assembler::{Assembler, EQUAL, Range, Target};
 use super::conditions::{Condition, Operator, Rule, write};
 
 pub const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 /// For architectures that the profile does not list.
 pub const FOREIGN: u32 = libc::SECCOMP_RET_KILL_THREAD;
 
-/// What the profile says of one name.
+/// What the profile says of some names.
 pub struct Use<'p> {
-    pub numbers: Numbers,
-    /// Of its entry in the profile, all with the same action; none if that is the default one anyway.
+    /// Each with its index in the entry.
+    pub names: &'p [(u32, Numbers)],
+    /// All with the same action; none if that is the default one anyway.
     pub rules: &'p [Rule],
-    /// Which of the entries, and which of its names.
-    pub place: (usize, usize),
 }
+
+/// Which of the entries, and which of its names.
+pub type Place = (u32, u32);
 
 /// Rules of which some have no effect, since those of another place decide all that they would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Conflict {
     /// The same conditions with another action.
-    Contradiction { place: (usize, usize), earlier: (usize, usize) },
+    Contradiction { place: Place, earlier: Place },
     /// A rule without conditions decides instead of those with some.
-    Shadowed { place: (usize, usize), by: (usize, usize) },
+    Shadowed { place: Place, by: Place },
     /// The first one without conditions decides. Podman's own profile has such: worth no warning at each start.
-    Repeated { place: (usize, usize), by: (usize, usize) },
+    Repeated { place: Place, by: Place },
 }
 
 pub struct Compiled {
@@ -50,10 +52,11 @@ struct Compiler<'p> {
 }
 
 /// What decides about one number: the rules of a name, or those under which one name of a multiplexed call stands.
+/// There are hundreds, and a page that is touched for the first time costs more than what is computed on it.
 struct At {
     number: u32,
-    user: usize,
-    first_argument: Option<u32>,
+    place: Place,
+    first_argument: Option<u8>,
 }
 
 /// The architectures are those of one machine, its own first.
@@ -98,25 +101,16 @@ impl Compiler<'_> {
         let default = Target::Return(self.default);
         let mut beyond = default;
         for architecture in architectures {
-            ranges.push((architecture.first_number(), default));
+            add(&mut ranges, architecture.first_number(), default);
             beyond = self.known_numbers(architecture, &mut ranges);
         }
         let own = architectures[0];
         if architectures.len() == 1 && own.is_x86_64() {
-            ranges.push((X32_BIT, Target::Return(FOREIGN)));
+            add(&mut ranges, X32_BIT, Target::Return(FOREIGN));
             // Not a program's, but a tracer's, which has the call skipped.
-            ranges.push((NONE, beyond));
+            add(&mut ranges, NONE, beyond);
         }
-        // The later one of two that begin together is right, and stays so.
-        ranges.sort_by_key(|range| range.0);
-        ranges.dedup_by(|next, previous| {
-            let same = next.0 == previous.0;
-            if same {
-                previous.1 = next.1;
-            }
-            same
-        });
-        merged(ranges)
+        ranges
     }
 
     /// Adds the numbers that the profile names, and returns the verdict on those beyond: a program that tries a call
@@ -124,45 +118,48 @@ impl Compiler<'_> {
     /// back to older calls only then.
     fn known_numbers(&mut self, architecture: &Architecture, ranges: &mut Vec<Range>) -> Target {
         let default = Target::Return(self.default);
-        let mut all = Vec::with_capacity(self.uses.len());
+        let mut all = Vec::new();
         let mut highest = None;
-        for (user, one) in self.uses.iter().enumerate() {
-            let direct = one.numbers.on(architecture).map(|number| (number, None));
-            let multiplexed =
-                one.numbers.multiplexed_on(architecture).map(|(number, call)| (number, Some(call)));
-            for (number, first_argument) in direct.into_iter().chain(multiplexed) {
-                // ARM's own calls are far beyond those that Linux adds.
-                highest = highest.max(Some(number).filter(|number| number & !X32_BIT < ARM_PRIVATE));
-                if !one.rules.is_empty() {
-                    all.push(At { number, user, first_argument });
+        for (entry, one) in (0..).zip(self.uses) {
+            for (name, (_, numbers)) in (0..).zip(one.names) {
+                let direct = numbers.on(architecture).map(|number| (number, None));
+                let multiplexed =
+                    numbers.multiplexed_on(architecture).map(|(number, call)| (number, Some(call)));
+                for (number, first_argument) in direct.into_iter().chain(multiplexed) {
+                    // ARM's own calls are far beyond those that Linux adds.
+                    highest = highest.max(Some(number).filter(|number| number & !X32_BIT < ARM_PRIVATE));
+                    if !one.rules.is_empty() {
+                        all.push(At { number, place: (entry, name), first_argument });
+                    }
                 }
             }
         }
         let is_errno = self.default & libc::SECCOMP_RET_ACTION_FULL == libc::SECCOMP_RET_ERRNO;
         let beyond = if is_errno && highest.is_some() { Target::Return(ENOSYS) } else { default };
-        ranges.extend(highest.map(|highest| (highest + 1, beyond)));
-        // Stable: the profile's order counts.
-        all.sort_by_key(|at| at.number);
-        for of_one in all.chunk_by(|a, b| a.number == b.number) {
-            let number = of_one[0].number;
-            // Before the next one's.
-            ranges.push((number + 1, if Some(number) < highest { default } else { beyond }));
-            let target = self.verdict(of_one, architecture.wide);
-            ranges.push((number, target));
+        // Of one number the profile's order counts.
+        all.sort_unstable_by_key(|at| (at.number, at.place));
+        let (known, private) = all.split_at(all.partition_point(|at| Some(at.number) <= highest));
+        for (all, others) in [(known, default), (private, beyond)] {
+            for of_one in all.chunk_by(|a, b| a.number == b.number) {
+                let target = self.verdict(of_one, architecture.wide);
+                add(ranges, of_one[0].number, target);
+                add(ranges, of_one[0].number + 1, others);
+            }
+            highest.take().into_iter().for_each(|highest| add(ranges, highest + 1, beyond));
         }
         beyond
     }
 
     fn verdict(&mut self, all: &[At], wide: bool) -> Target {
-        if let [At { user, first_argument: None, .. }] = all
-            && let [Rule { action, conditions }] = self.uses[*user].rules
+        if let [At { place: (entry, _), first_argument: None, .. }] = all
+            && let [Rule { action, conditions }] = self.uses[*entry as usize].rules
             && conditions.is_empty()
         {
             return Target::Return(*action);
         }
         let mut rules: Vec<(Rule, &At)> = Vec::new();
         for at in all {
-            for rule in self.uses[at.user].rules {
+            for rule in self.uses[at.place.0 as usize].rules {
                 let mut rule = rule.narrowed(wide);
                 if let Some(call) = at.first_argument {
                     rule.multiplex(call);
@@ -171,7 +168,7 @@ impl Compiler<'_> {
             }
         }
         // A second way in is nothing that the profile names.
-        let place = |at: &At| Some(self.uses[at.user].place).filter(|_| at.first_argument.is_none());
+        let place = |at: &At| Some(at.place).filter(|_| at.first_argument.is_none());
         if let Some((alone, by)) = rules.iter().find(|(rule, _)| rule.conditions.is_empty()) {
             for (rule, at) in rules.iter().filter(|(rule, _)| rule.action != alone.action) {
                 self.conflicts.extend(place(at).zip(place(by)).map(|(place, by)| {
@@ -208,10 +205,18 @@ impl Compiler<'_> {
     }
 }
 
+/// From the number on, which is not before the last one's; of two that begin together the later is right.
+fn add(ranges: &mut Vec<Range>, begin: u32, target: Target) {
+    ranges.pop_if(|(before, _)| *before == begin);
+    if ranges.last().is_none_or(|(_, before)| *before != target) {
+        ranges.push((begin, target));
+    }
+}
+
 impl Rule {
     /// The rule as it is for socketcall(2) and ipc(2): their first argument says which call it is, so that a condition
     /// on its own first argument is lost. The others are where nothing can tell what they are, as in libseccomp.
-    fn multiplex(&mut self, call: u32) {
+    fn multiplex(&mut self, call: u8) {
         self.conditions.retain(|condition| condition.argument != 0);
         let which =
             Condition { argument: 0, operator: Operator::Equal, value: call.into(), mask: u32::MAX.into() };

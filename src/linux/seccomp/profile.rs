@@ -1,7 +1,7 @@
 //! Reads the profile: what is allowed in each of its fields, and what it asks of the compiler.
 
 use super::arch::{Architecture, KNOWN, Machine, Numbers};
-use super::compiler::{Conflict, Use};
+use super::compiler::{Conflict, Place, Use};
 use super::conditions::{Condition, Operator, Rule};
 use crate::log;
 use crate::spec::Node;
@@ -42,7 +42,8 @@ pub const WAIT_KILLABLE_RECV: u32 = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 
 /// One of `/linux/seccomp/syscalls`.
 pub struct Entry<'a> {
-    pub names: Vec<(usize, &'a str, Numbers)>,
+    /// Those that are known, with their indices.
+    pub names: Vec<(u32, Numbers)>,
     /// None if the default action is the same.
     pub rules: Vec<Rule>,
     pub notifies: bool,
@@ -117,7 +118,7 @@ pub fn plan_entry<'a>(node: Node<'a>, machine: &Machine, default: Option<u32>) -
     let mut names = Vec::new();
     for (i, name) in node.indexed_strings("names") {
         match machine.look_up(name) {
-            Some(numbers) => names.push((i, name, numbers)),
+            Some(numbers) => names.push((i as u32, numbers)),
             None => {
                 let reason = format_args!("{name:?} is no system call that keel knows, ignored");
                 node.report().warning(node.at("names").child(i), reason);
@@ -170,17 +171,15 @@ fn rules(action: u32, mut conditions: Vec<Condition>) -> Vec<Rule> {
 }
 
 pub fn uses<'e>(entries: &'e [Entry]) -> Vec<Use<'e>> {
-    let of = |(i, entry): (usize, &'e Entry)| {
-        let names = entry.names.iter().enumerate();
-        names.map(move |(j, (_, _, numbers))| Use { numbers: *numbers, rules: &entry.rules, place: (i, j) })
-    };
-    entries.iter().enumerate().flat_map(of).collect()
+    entries.iter().map(|Entry { names, rules, .. }| Use { names, rules }).collect()
 }
 
 pub fn report(conflict: &Conflict, entries: &[Entry]) {
-    let named = |(i, j): (usize, usize)| {
-        let Entry { node, names, .. } = &entries[i];
-        (node, names[j].1, node.at("names").child(names[j].0))
+    let named = |(entry, name): Place| {
+        let Entry { node, names, .. } = &entries[entry as usize];
+        let i = names[name as usize].0 as usize;
+        let name = node.indexed_strings("names").find(|(j, _)| *j == i).map_or("", |(_, name)| name);
+        (node, name, node.at("names").child(i))
     };
     match *conflict {
         Conflict::Contradiction { place, earlier } => {
