@@ -16,7 +16,6 @@ use crate::cgroup::delegate;
 use crate::container::{State, Status};
 use crate::error::{Context, Error, Field, Result};
 use crate::gate;
-use crate::linux::capabilities::Granted;
 use crate::linux::namespaces::{Joined, Kind};
 use crate::linux::program::Program;
 use crate::linux::seccomp::Seccomp;
@@ -118,7 +117,7 @@ pub fn live(
         _ => None,
     };
     let error = match ready {
-        Some(program) => start(plan, state, program, create),
+        Some(program) => start(plan, state, program),
         None => Error::new("there is no process to start").field(&Field::root().child("process")),
     };
     if let Some(caller) = caller {
@@ -132,13 +131,7 @@ pub struct Found<'p> {
     program: Program,
     path: CString,
     /// What is left to be loaded, at the last moment: the fewer system calls follow it, the less it must allow.
-    filter: Option<Filter<'p>>,
-}
-
-struct Filter<'p> {
-    seccomp: &'p Seccomp,
-    /// Without no_new_privs the load takes CAP_SYS_ADMIN, which goes after it.
-    granted: Option<Granted>,
+    filter: Option<&'p Seccomp>,
 }
 
 /// The container, up to the user's program.
@@ -265,53 +258,44 @@ pub fn restrict<'p>(
     if !entered {
         program.enter_cwd(root)?;
     }
-    let filter = match &process.seccomp {
-        Some(seccomp) if !process.no_new_privileges => {
-            granted.apply_before_filter()?;
-            Some(Filter { seccomp, granted: Some(granted) })
-        }
-        seccomp => {
-            granted.apply()?;
-            seccomp.as_ref().map(|seccomp| Filter { seccomp, granted: None })
-        }
-    };
+    match process.seccomp {
+        Some(_) if !process.no_new_privileges => granted.apply_before_filter()?,
+        _ => granted.apply()?,
+    }
     // As the final user, with the final capabilities: what is found now is what execve will take.
     let path = program.find()?;
     // All are held back until execve, so that none can end this process meanwhile.
     reset_signals().context(|| "reset signals")?;
-    match filter {
+    // Of what is called from the load on, the plan knows (`Process::check_filter`).
+    match &process.seccomp {
         // Its agent gets it from the parent, which is there until the process is ready and no longer.
-        Some(filter) if filter.seccomp.listener().is_some() => {
-            filter.load(parent)?;
+        Some(seccomp) if seccomp.listener().is_some() => {
+            if let Some(listener) = seccomp.load()? {
+                // By its number: sendmsg(2) may be one of the calls that wait for the agent. It stays open until execve.
+                parent.listener(listener.into_raw_fd())?;
+            }
+            // Execve would do that, but it may be long in coming.
+            if !process.no_new_privileges {
+                granted.drop_sys_admin()?;
+            }
             Ok(Found { program, path, filter: None })
         }
-        filter => Ok(Found { program, path, filter }),
-    }
-}
-
-impl Filter<'_> {
-    /// Of what this calls, and what follows it, the plan knows (`Process::check_filter`).
-    fn load(&self, parent: &InitEnd) -> Result<()> {
-        if let Some(listener) = self.seccomp.load()? {
-            // By its number: sendmsg(2) may be one of the calls that wait for the agent. It stays open until execve.
-            parent.listener(listener.into_raw_fd())?;
-        }
-        self.granted.as_ref().map_or(Ok(()), Granted::drop_sys_admin)
+        filter => Ok(Found { program, path, filter: filter.as_ref() }),
     }
 }
 
 /// Becomes the user's program; returns only to say why not.
-fn start(plan: &Plan, state: &State, found: Found, create: &InitEnd) -> Error {
+fn start(plan: &Plan, state: &State, found: Found) -> Error {
     let hooks = &plan.hooks.start_container;
     let hooks_run =
         if hooks.is_empty() { Ok(()) } else { hooks::run(hooks, &own_state(state, Status::Created), &[]) };
-    hooks_run.map_or_else(|error| error, |()| found.execute(create))
+    hooks_run.map_or_else(|error| error, |()| found.execute())
 }
 
 impl Found<'_> {
     /// Returns only to say why not.
-    pub fn execute(self, parent: &InitEnd) -> Error {
-        let load = || self.filter.as_ref().map_or(Ok(()), |filter| filter.load(parent));
+    pub fn execute(self) -> Error {
+        let load = || self.filter.map_or(Ok(()), |seccomp| seccomp.load().map(drop));
         match unblock_signals().context(|| "unblock signals").and_then(|()| load()) {
             Ok(()) => self.program.execute(&self.path),
             Err(error) => error,

@@ -49,7 +49,7 @@ pub fn live(process: &Process, joining: Joining<'_>, exec: &InitEnd) -> Result<I
     if exec.receive()?.is_none() {
         exit_now(1);
     }
-    Err(found.execute(exec))
+    Err(found.execute())
 }
 
 fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Result<Found<'p>> {

@@ -211,13 +211,12 @@ impl Process {
     fn check_filter(&self, linux: &Node) {
         let Some(seccomp) = &self.seccomp else { return };
         let blocked = |calls: &[&'static str], agent_is_there| seccomp.first_blocked(calls, agent_is_there);
-        let own: &[&str] = if self.no_new_privileges { &[] } else { &["capset"] };
         let listens = seccomp.listener().is_some();
-        let found = match listens {
-            // From its load on, which is before the process is ready.
-            true => blocked(&["write"], false).or_else(|| blocked(&[own, &CALLS_UNTIL_START].concat(), true)),
-            false => blocked(own, false),
-        };
+        // With an agent from its load on, which is before the process is ready.
+        let capset: &[&str] = if self.no_new_privileges { &[] } else { &["capset"] };
+        let until_start =
+            || blocked(&["write"], false).or_else(|| blocked(&[capset, &CALLS_UNTIL_START].concat(), true));
+        let found = listens.then(until_start).flatten();
         if let Some((call, action)) = found.or_else(|| blocked(&["execve"], listens)) {
             let reason = format_args!("keeps the runtime from {call}, which follows its load: {action}");
             linux.problem("seccomp", reason);

@@ -132,7 +132,8 @@ impl Granted {
     }
 
     /// As `apply`, but keeps CAP_SYS_ADMIN, without which no seccomp filter can be loaded where noNewPrivileges is
-    /// false. `drop_sys_admin` after the filter takes it.
+    /// false. It goes at execve, which makes the sets anew from the bounding, inheritable and ambient ones, or earlier
+    /// by `drop_sys_admin`.
     pub fn apply_before_filter(&self) -> Result<()> {
         self.apply_with(self.sys_admin)
     }
