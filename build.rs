@@ -5,8 +5,12 @@ use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs};
 
+#[path = "src/linux/seccomp/places.rs"]
+mod places;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/linux/seccomp/places.rs");
     println!("cargo::rerun-if-env-changed=RUSTFLAGS");
     println!("cargo::rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
     entry_point();
@@ -40,8 +44,7 @@ macro_rules! numbers {
 type Numbers = BTreeMap<&'static str, u32>;
 
 /// Tables for src/linux/seccomp/arch.rs to search: for each kind of machine the names of all system calls in order,
-/// each with its numbers on the architectures that the machine executes. A search takes nine comparisons, where the
-/// crate's own from_str compares with each name in turn.
+/// each with its numbers on the architectures that the machine executes; and where among the names each stands.
 fn system_calls() -> String {
     let x86_64 = newer(numbers!(x86_64));
     let arm = newer(numbers!(arm)).into_iter().chain(ARM_PRIVATE).collect();
@@ -72,7 +75,12 @@ fn system_calls() -> String {
         .collect();
     names.sort_unstable();
     names.dedup();
-    let mut text = String::new();
+    let mut places = vec![u16::MAX; places::SLOTS];
+    for (place, name) in names.iter().enumerate() {
+        let free = places::slots(name).find(|slot| places[*slot] == u16::MAX);
+        places[free.expect("there are more slots than names")] = place as u16;
+    }
+    let mut text = format!("static PLACES: [u16; {}] = {places:?};\n", places::SLOTS);
     for (machine, columns) in machines {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "static {machine}: [(&str, [u32; 4]); {}] = [", names.len());

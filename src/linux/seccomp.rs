@@ -13,6 +13,7 @@ mod assembler;
 mod compiler;
 mod conditions;
 mod listener;
+mod places;
 mod profile;
 mod verdict;
 

@@ -3,6 +3,8 @@
 //! A machine executes programs of several architectures; each has numbers of its own for the same names. The tables
 //! are made by build.rs.
 
+use super::places::slots;
+
 include!(concat!(env!("OUT_DIR"), "/syscalls.rs"));
 
 /// A kind of machine.
@@ -99,8 +101,10 @@ pub const KNOWN: [&str; 23] = [
 impl Machine {
     /// None if no architecture at all has a call of this name.
     pub fn look_up(&self, name: &str) -> Option<Numbers> {
-        let found = self.names.binary_search_by(|(other, _)| (*other).cmp(name)).ok()?;
-        Some(Numbers(&self.names[found].1))
+        let places = slots(name).map(|slot| self.names.get(usize::from(PLACES[slot])));
+        // A free slot has a place that there is none of.
+        let (_, numbers) = places.map_while(|row| row).find(|(other, _)| *other == name)?;
+        Some(Numbers(numbers))
     }
 
     /// Every name with its number on one of the architectures.

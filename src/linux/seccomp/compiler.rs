@@ -139,15 +139,33 @@ impl Compiler<'_> {
         // Of one number the profile's order counts.
         all.sort_unstable_by_key(|at| (at.number, at.place));
         let (known, private) = all.split_at(all.partition_point(|at| Some(at.number) <= highest));
-        for (all, others) in [(known, default), (private, beyond)] {
-            for of_one in all.chunk_by(|a, b| a.number == b.number) {
-                let target = self.verdict(of_one, architecture.wide);
-                add(ranges, of_one[0].number, target);
-                add(ranges, of_one[0].number + 1, others);
-            }
-            highest.take().into_iter().for_each(|highest| add(ranges, highest + 1, beyond));
+        self.add_numbers(architecture, known, default, ranges);
+        if let Some(highest) = highest {
+            add(ranges, highest + 1, beyond);
         }
+        self.add_numbers(architecture, private, beyond, ranges);
         beyond
+    }
+
+    fn add_numbers(
+        &mut self,
+        architecture: &Architecture,
+        all: &[At],
+        others: Target,
+        ranges: &mut Vec<Range>,
+    ) {
+        let mut next = None;
+        for of_one in all.chunk_by(|a, b| a.number == b.number) {
+            let number = of_one[0].number;
+            if let Some(next) = next.filter(|next| *next != number) {
+                add(ranges, next, others);
+            }
+            add(ranges, number, self.verdict(of_one, architecture.wide));
+            next = Some(number + 1);
+        }
+        if let Some(next) = next {
+            add(ranges, next, others);
+        }
     }
 
     fn verdict(&mut self, all: &[At], wide: bool) -> Target {
