@@ -230,18 +230,18 @@ impl Making<'_> {
         let joined = plan.namespaces.open(&proc)?;
         check_private(plan, &joined)?;
         let map = user_namespace(plan, &joined, &proc)?;
-        let users = Users::new(&proc, map.as_ref());
-        let cgroup = self.cgroup.as_ref();
-        // Init would be able to take the host's flags off those that are opened here.
+        // Init would be able to take the host's flags off what is opened here.
         let late = map.is_some() && plan.namespaces.is_new(Kind::Mount);
-        let trees = (!late).then(|| open_trees(plan, &self.host, cgroup, late, &users)).transpose()?;
+        let users = Users::new(&proc, map.as_ref(), late);
+        let cgroup = self.cgroup.as_ref();
+        let trees = (!late).then(|| open_trees(plan, &self.host, cgroup, &users)).transpose()?;
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
         let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup, |parent| {
             init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
         })?;
-        let console = match self.see_through(&spawned, &proc, map.as_ref(), &users, late) {
+        let console = match self.see_through(&spawned, &proc, map.as_ref(), &users) {
             Err(error) => return Err(self.oom_kill(&spawned).unwrap_or(error)),
             Ok(console) => console,
         };
@@ -263,14 +263,13 @@ impl Making<'_> {
         proc: &Proc,
         map: Option<&IdMap>,
         users: &Users,
-        late: bool,
     ) -> Result<Option<Console>> {
         let Self { options, plan, container, mode, interrupt, state, .. } = self;
         // First of all, since init waits for it.
         if let Some(map) = map {
             map_ids(plan, map, proc, spawned)?;
-            if late {
-                let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), late, users);
+            if users.is_inside() {
+                let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
                 in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?.send(&spawned.sync)?;
             }
             spawned.tell(ToInit::Continue)?;

@@ -63,18 +63,12 @@ pub(super) fn map_ids(plan: &Plan, map: &IdMap, proc: &Proc, spawned: &Spawned) 
     Ok(())
 }
 
-/// Opens the root and the sources of all mounts. `inside`: in the mount namespace of init, where the file of the cgroup
-/// is another.
-pub(super) fn open_trees(
-    plan: &Plan,
-    host: &Host,
-    cgroup: Option<&Cgroup>,
-    inside: bool,
-    users: &Users,
-) -> Result<Trees> {
+/// Opens the root and the sources of all mounts.
+pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, users: &Users) -> Result<Trees> {
     let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
     let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
-    let again = cgroup.filter(|_| inside && plan.mounts.binds_cgroup());
+    // In another mount namespace it is another file.
+    let again = cgroup.filter(|_| users.is_inside() && plan.mounts.binds_cgroup());
     let again = again.map(|cgroup| Cgroup::open(cgroup.path())).transpose()?.flatten();
     let cgroup = again.as_ref().or(cgroup).or(callers.as_ref());
     Ok(Trees {

@@ -12,6 +12,7 @@
 mod cgroups;
 pub mod external;
 mod id_mapped;
+mod layers;
 mod sources;
 
 use std::fmt;
