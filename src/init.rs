@@ -160,7 +160,10 @@ fn set_up<'p>(
     plan.namespaces.enter_as_init(joined)?;
     // After it, since a cgroup namespace is rooted where init is when it makes it.
     inherited.cgroup_leaf.map_or(Ok(()), delegate::enter)?;
-    let proc = if inherited.mapped.is_some() { Proc::private_early()? } else { Proc::private() };
+    let proc = if inherited.mapped.is_some() { Proc::private_or_host() } else { Proc::private() };
+    if inherited.mapped.is_some() && plan.needs_proc_inside() {
+        proc.prepare()?;
+    }
     let Trees { root, sources } = match inherited.trees {
         Some(trees) => trees,
         None => Trees::receive(plan, create)?,

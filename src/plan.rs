@@ -156,6 +156,12 @@ impl Plan {
         self.process.as_ref()?.terminal.as_ref()
     }
 
+    /// Whether something is written to /proc once the container's root is entered.
+    pub fn needs_proc_inside(&self) -> bool {
+        let labels = self.process.as_ref().is_some_and(|process| process.labels.are_set());
+        labels || !self.sysctls.is_empty()
+    }
+
     /// Whether the container could take the immutable flag off a file that it gets hold of.
     pub fn may_clear_immutable(&self) -> bool {
         self.bounds(Capability::CAP_LINUX_IMMUTABLE)

@@ -71,12 +71,16 @@ pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, user
     let again = cgroup.filter(|_| users.is_inside() && plan.mounts.binds_cgroup());
     let again = again.map(|cgroup| Cgroup::open(cgroup.path())).transpose()?.flatten();
     let cgroup = again.as_ref().or(cgroup).or(callers.as_ref());
+    let sources = mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?;
+    if let (Some(map), Some(dev)) = (users.container(), plan.mounts.dev_of(&sources)) {
+        devices::fill_dev(&plan.devices, map, dev)?;
+    }
     Ok(Trees {
         root: match &plan.mounts.root {
             Some(mount) => mounts::open_root(mount, users)?,
             None => plan.rootfs.open()?,
         },
-        sources: mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?,
+        sources,
     })
 }
 
@@ -96,7 +100,9 @@ pub(super) fn open_for_init(
     let leaf = plan.cgroup.leaf.as_ref().zip(cgroup);
     Ok(Inherited {
         trees,
-        devices: users.container().map_or(Ok(None), |map| devices::shelf(&plan.devices, map))?,
+        devices: users
+            .container()
+            .map_or(Ok(None), |map| devices::shelf(&plan.devices, map, plan.mounts.makes_dev()))?,
         mapped: users.container().map(|map| {
             map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
         }),

@@ -178,13 +178,16 @@ impl IdMap {
 
     /// Who makes what the runtime makes in the container: its root, and without one the program's user.
     pub fn maker(&self, user: Option<(Uid, Gid)>) -> (Uid, Gid) {
-        let has_root = matches!(self.host_root(), (Some(_), Some(_)));
-        user.filter(|_| !has_root).unwrap_or((Uid::from_raw(0), Gid::from_raw(0)))
+        user.filter(|_| !self.has_root()).unwrap_or((Uid::from_raw(0), Gid::from_raw(0)))
     }
 
     /// The container's root as the host knows it, if there is one.
     pub fn host_root(&self) -> (Option<Uid>, Option<Gid>) {
         (self.host_uid(Uid::from_raw(0)), self.host_gid(Gid::from_raw(0)))
+    }
+
+    pub fn has_root(&self) -> bool {
+        matches!(self.host_root(), (Some(_), Some(_)))
     }
 
     /// An id that is to be used in the container has to be one there.

@@ -24,6 +24,7 @@ use nix::sys::stat::fstat;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::file_system::{FileSystem, reconfigure};
+use crate::linux::idmap::IdMap;
 use crate::linux::mount_destination::{self, Destination, Expected, is_directory, not_attached};
 use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
 use crate::linux::tmpcopyup::copy_up;
@@ -125,7 +126,7 @@ impl Reader<'_> {
             node.warning("destination", "a relative destination is deprecated; it is taken as relative to /");
         }
         let destination = cleaned(Path::new(destination));
-        let what = self.what(node, &options)?;
+        let what = self.what(node, &options, &destination)?;
         if let (Some(field), false) = (&options.copy_up, matches!(what, What::New { copy_up: true, .. })) {
             node.report().problem(field.clone(), "tmpcopyup is for a new tmpfs");
         }
@@ -136,7 +137,7 @@ impl Reader<'_> {
         Some(mount)
     }
 
-    fn what(&self, node: &Node, options: &Options) -> Option<What> {
+    fn what(&self, node: &Node, options: &Options, destination: &Path) -> Option<What> {
         let kind = node.string("type");
         match options.way {
             Way::Bind { recursive } => {
@@ -168,8 +169,14 @@ impl Reader<'_> {
                         file_system.refuse_unmapped(map, node.report());
                     }
                     let mapped = options.id_map.is_some() || node.has("uidMappings");
-                    let by_parent = mapped || self.own.user && !file_system.is_for_user_namespaces();
                     let copy_up = options.copy_up.is_some() && kind == "tmpfs";
+                    let has_root = self.own.map.is_some_and(IdMap::has_root);
+                    let holds_devices = destination == Path::new("/dev")
+                        && has_root
+                        && !copy_up
+                        && takes_devices(&file_system, options);
+                    let by_parent =
+                        mapped || self.own.user && (!file_system.is_for_user_namespaces() || holds_devices);
                     Some(What::New { file_system, copy_up, by_parent })
                 }
             },
@@ -188,6 +195,13 @@ impl Reader<'_> {
             _ => Some(Propagation::SLAVE),
         }
     }
+}
+
+/// Whether the parent can make it with devices in it, where a user namespace can make none and would have to bind each.
+fn takes_devices(file_system: &FileSystem, options: &Options) -> bool {
+    let nodev = (options.attributes.set | options.recursive.set) & attr::NODEV != 0;
+    let by_anybody = file_system.has("mode") && !file_system.names_owners();
+    file_system.kind == "tmpfs" && by_anybody && !nodev
 }
 
 /// An empty path would silently stand for the directory that it is joined to.
