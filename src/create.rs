@@ -17,7 +17,7 @@ use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
-use crate::create::for_init::{map_ids, open_for_init, open_trees, user_namespace};
+use crate::create::for_init::{make_dev, map_ids, open_for_init, open_trees, user_namespace};
 use crate::delete::destroy;
 use crate::error::{Context, Error, Field, Result};
 use crate::fds::Passed;
@@ -234,7 +234,8 @@ impl Making<'_> {
         let late = map.is_some() && plan.namespaces.is_new(Kind::Mount);
         let users = Users::new(&proc, map.as_ref(), late);
         let cgroup = self.cgroup.as_ref();
-        let trees = (!late).then(|| open_trees(plan, &self.host, cgroup, &users)).transpose()?;
+        let mut trees = (!late).then(|| open_trees(plan, &self.host, cgroup, &users)).transpose()?;
+        trees.as_mut().map_or(Ok(()), |trees| make_dev(plan, trees, &users))?;
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
@@ -268,11 +269,16 @@ impl Making<'_> {
         // First of all, since init waits for it.
         if let Some(map) = map {
             map_ids(plan, map, proc, spawned)?;
-            if users.is_inside() {
-                let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
-                in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?.send(&spawned.sync)?;
-            }
+            let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
+            let init = spawned.pidfd.as_fd();
+            let trees = users.is_inside().then(|| in_mount_namespace(init, proc, open)).transpose()?;
+            trees.iter().try_for_each(|trees| trees.send_root(&spawned.sync))?;
             spawned.tell(ToInit::Continue)?;
+            // While init goes to its root.
+            if let Some(mut trees) = trees {
+                make_dev(plan, &mut trees, users)?;
+                trees.send_sources(&spawned.sync)?;
+            }
         }
         // From here to the first word of init, all is done while init mounts.
         state.set_init(spawned.pid)?;

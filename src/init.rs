@@ -62,24 +62,21 @@ pub struct Trees {
 }
 
 impl Trees {
-    /// Sends them to init.
-    pub fn send(&self, create: &CreateEnd) -> Result<()> {
-        [&self.root]
-            .into_iter()
-            .chain(self.sources.iter().flatten())
-            .try_for_each(|fd| create.mount(fd.as_fd()))
+    /// Sends them to init: first the root, which it goes on with.
+    pub fn send_root(&self, create: &CreateEnd) -> Result<()> {
+        create.mount(self.root.as_fd())
     }
 
-    fn receive(plan: &Plan, create: &InitEnd) -> Result<Self> {
-        let next = || match create.receive_mount()? {
-            Some(mount) => Ok(mount),
-            // Create is dead, and has told nobody of this process.
-            None => exit_now(1),
-        };
-        let root = next()?;
-        let sources =
-            plan.mounts.have_sources().map(|has| has.then(next).transpose()).collect::<Result<_>>()?;
-        Ok(Self { root, sources })
+    pub fn send_sources(&self, create: &CreateEnd) -> Result<()> {
+        self.sources.iter().flatten().try_for_each(|source| create.mount(source.as_fd()))
+    }
+}
+
+fn receive_mount(create: &InitEnd) -> Result<OwnedFd> {
+    match create.receive_mount()? {
+        Some(mount) => Ok(mount),
+        // Create is dead, and has told nobody of this process.
+        None => exit_now(1),
     }
 }
 
@@ -164,9 +161,9 @@ fn set_up<'p>(
     if inherited.mapped.is_some() && plan.needs_proc_inside() {
         proc.prepare()?;
     }
-    let Trees { root, sources } = match inherited.trees {
-        Some(trees) => trees,
-        None => Trees::receive(plan, create)?,
+    let (root, sources) = match inherited.trees {
+        Some(Trees { root, sources }) => (root, Some(sources)),
+        None => (receive_mount(create)?, None),
     };
     // Still as the host's root, whose directories the way to the bundle may lead through.
     let root = rootfs::attach(root, &plan.rootfs)?;
@@ -184,6 +181,10 @@ fn set_up<'p>(
         net_devices::loopback_up()?;
     }
 
+    let sources = sources.map_or_else(
+        || plan.mounts.have_sources().map(|has| has.then(|| receive_mount(create)).transpose()).collect(),
+        Ok,
+    )?;
     let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, sources, &root)?;
     // After the mounts, since one of them is /dev.
     devices::apply(&plan.devices, &root, &proc, inherited.devices)?;

@@ -63,7 +63,7 @@ pub(super) fn map_ids(plan: &Plan, map: &IdMap, proc: &Proc, spawned: &Spawned) 
     Ok(())
 }
 
-/// Opens the root and the sources of all mounts.
+/// Opens the root and the sources of all mounts but the one that [`make_dev`] makes.
 pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, users: &Users) -> Result<Trees> {
     let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
     let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
@@ -71,17 +71,21 @@ pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, user
     let again = cgroup.filter(|_| users.is_inside() && plan.mounts.binds_cgroup());
     let again = again.map(|cgroup| Cgroup::open(cgroup.path())).transpose()?.flatten();
     let cgroup = again.as_ref().or(cgroup).or(callers.as_ref());
-    let sources = mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?;
-    if let (Some(map), Some(dev)) = (users.container(), plan.mounts.dev_of(&sources)) {
-        devices::fill_dev(&plan.devices, map, dev)?;
-    }
     Ok(Trees {
         root: match &plan.mounts.root {
             Some(mount) => mounts::open_root(mount, users)?,
             None => plan.rootfs.open()?,
         },
-        sources,
+        sources: mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?,
     })
+}
+
+/// Makes the file system on /dev and the devices there, if that is the parent's part.
+pub(super) fn make_dev(plan: &Plan, trees: &mut Trees, users: &Users) -> Result<()> {
+    match (plan.mounts.make_dev(&mut trees.sources, users)?, users.container()) {
+        (Some(dev), Some(map)) => devices::fill_dev(&plan.devices, map, dev),
+        _ => Ok(()),
+    }
 }
 
 /// Opens what init needs of the host, while the host's files are in reach.
@@ -102,7 +106,7 @@ pub(super) fn open_for_init(
         trees,
         devices: users
             .container()
-            .map_or(Ok(None), |map| devices::shelf(&plan.devices, map, plan.mounts.makes_dev()))?,
+            .map_or(Ok(None), |map| devices::shelf(&plan.devices, map, plan.mounts.have_dev()))?,
         mapped: users.container().map(|map| {
             map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
         }),

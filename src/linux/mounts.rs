@@ -10,6 +10,7 @@
 //! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
 mod cgroups;
+mod dev;
 pub mod external;
 mod id_mapped;
 mod layers;
@@ -24,7 +25,6 @@ use nix::sys::stat::fstat;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::file_system::{FileSystem, reconfigure};
-use crate::linux::idmap::IdMap;
 use crate::linux::mount_destination::{self, Destination, Expected, is_directory, not_attached};
 use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
 use crate::linux::tmpcopyup::copy_up;
@@ -170,13 +170,10 @@ impl Reader<'_> {
                     }
                     let mapped = options.id_map.is_some() || node.has("uidMappings");
                     let copy_up = options.copy_up.is_some() && kind == "tmpfs";
-                    let has_root = self.own.map.is_some_and(IdMap::has_root);
-                    let holds_devices = destination == Path::new("/dev")
-                        && has_root
-                        && !copy_up
-                        && takes_devices(&file_system, options);
-                    let by_parent =
-                        mapped || self.own.user && (!file_system.is_for_user_namespaces() || holds_devices);
+                    let is_dev = destination == Path::new("/dev");
+                    let by_parent = mapped
+                        || self.own.user && !file_system.is_for_user_namespaces()
+                        || is_dev && dev::takes_devices(&file_system, options, self.own);
                     Some(What::New { file_system, copy_up, by_parent })
                 }
             },
@@ -195,13 +192,6 @@ impl Reader<'_> {
             _ => Some(Propagation::SLAVE),
         }
     }
-}
-
-/// Whether the parent can make it with devices in it, where a user namespace can make none and would have to bind each.
-fn takes_devices(file_system: &FileSystem, options: &Options) -> bool {
-    let nodev = (options.attributes.set | options.recursive.set) & attr::NODEV != 0;
-    let by_anybody = file_system.has("mode") && !file_system.names_owners();
-    file_system.kind == "tmpfs" && by_anybody && !nodev
 }
 
 /// An empty path would silently stand for the directory that it is joined to.

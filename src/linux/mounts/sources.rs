@@ -1,7 +1,7 @@
 //! What of `/mounts` the parent opens: the sources of bind mounts, and file systems that init, in a user namespace, may
 //! not make.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -56,6 +56,10 @@ impl Mount {
         Ok(Some(tree))
     }
 
+    pub(super) fn open(&self, cgroup: Option<BorrowedFd>, users: &Users) -> Result<Option<OwnedFd>> {
+        self.open_source(cgroup, users).context(|| self.to_string()).at(&self.field)
+    }
+
     /// Whether [`open_sources`] has one for it.
     fn has_source(&self) -> bool {
         matches!(self.what, What::Bind { .. } | What::New { by_parent: true, .. })
@@ -91,30 +95,14 @@ pub fn open_sources(
     cgroup: Option<BorrowedFd>,
     users: &Users,
 ) -> Result<Vec<Option<OwnedFd>>> {
-    let open =
-        |mount: &Mount| mount.open_source(cgroup, users).context(|| mount.to_string()).at(&mount.field);
-    mounts.list.iter().map(open).collect()
+    let open = |(index, mount): (usize, &Mount)| match mounts.is_dev(index) {
+        true => Ok(None),
+        false => mount.open(cgroup, users),
+    };
+    mounts.list.iter().enumerate().map(open).collect()
 }
 
 impl Mounts {
-    /// Which of the list is what the container has at /dev in the end, if the parent makes that for a user namespace and
-    /// devices with it.
-    fn made_dev(&self) -> Option<usize> {
-        let at_dev = |mount: &Mount| mount.destination == Path::new("/dev");
-        let last = self.list.iter().rposition(at_dev)?;
-        let What::New { file_system, by_parent: true, .. } = &self.list[last].what else { return None };
-        (file_system.kind == "tmpfs" && self.list[last].ids.is_none()).then_some(last)
-    }
-
-    pub fn makes_dev(&self) -> bool {
-        self.made_dev().is_some()
-    }
-
-    /// That mount among the sources.
-    pub fn dev_of<'a>(&self, sources: &'a [Option<OwnedFd>]) -> Option<BorrowedFd<'a>> {
-        sources.get(self.made_dev()?)?.as_ref().map(AsFd::as_fd)
-    }
-
     /// Of which mounts of the list the parent opens a source.
     pub fn have_sources(&self) -> impl Iterator<Item = bool> {
         self.list.iter().map(Mount::has_source)
