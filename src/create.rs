@@ -26,7 +26,7 @@ use crate::host::Host;
 use crate::init::{self};
 use crate::linux::idmap::IdMap;
 use crate::linux::mounts::Users;
-use crate::linux::namespaces::{Kind, in_mount_namespace};
+use crate::linux::namespaces::{Kind, in_locked_mount_namespace, in_mount_namespace};
 use crate::linux::self_exe::{self, Protection};
 use crate::linux::{hooks, net_devices};
 use crate::log;
@@ -230,12 +230,20 @@ impl Making<'_> {
         let joined = plan.namespaces.open(&proc)?;
         check_private(plan, &joined)?;
         let map = user_namespace(plan, &joined, &proc)?;
-        // Init would be able to take the host's flags off what is opened here.
-        let late = map.is_some() && plan.namespaces.is_new(Kind::Mount);
-        let users = Users::new(&proc, map.as_ref(), late);
+        let inside = map.is_some() && plan.namespaces.is_private(Kind::Mount);
+        let users = Users::new(&proc, map.as_ref(), inside);
         let cgroup = self.cgroup.as_ref();
-        let mut trees = (!late).then(|| open_trees(plan, &self.host, cgroup, &users)).transpose()?;
-        trees.as_mut().map_or(Ok(()), |trees| make_dev(plan, trees, &users))?;
+        let open = || -> Result<_> {
+            let mut trees = open_trees(plan, &self.host, cgroup, &users)?;
+            make_dev(plan, &mut trees, &users)?;
+            Ok(trees)
+        };
+        let trees = match (inside, plan.namespaces.is_new(Kind::Mount)) {
+            (false, _) => Some(open()?),
+            // Init would be able to take the host's flags off what is opened here.
+            (true, false) => Some(in_locked_mount_namespace(&proc, open)?),
+            (true, true) => None,
+        };
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
@@ -271,7 +279,8 @@ impl Making<'_> {
             map_ids(plan, map, proc, spawned)?;
             let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
             let init = spawned.pidfd.as_fd();
-            let trees = users.is_inside().then(|| in_mount_namespace(init, proc, open)).transpose()?;
+            let late = plan.namespaces.is_new(Kind::Mount);
+            let trees = late.then(|| in_mount_namespace(init, proc, open)).transpose()?;
             trees.iter().try_for_each(|trees| trees.send_root(&spawned.sync))?;
             spawned.tell(ToInit::Continue)?;
             // While init goes to its root.

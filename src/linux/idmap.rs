@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sched::{CloneFlags, setns};
@@ -217,7 +217,7 @@ impl IdMap {
             prctl::set_dumpable(false)?;
             setns(namespace, CloneFlags::CLONE_NEWUSER)
         };
-        beside(0, enter, |pid| Self::of_process(proc, pid))
+        beside(0, enter, |pid, _| Self::of_process(proc, pid))
             .context(|| "read the mappings of the user namespace")
     }
 
@@ -240,7 +240,7 @@ impl IdMap {
         beside(
             libc::CLONE_NEWUSER,
             || Ok(()),
-            |pid| {
+            |pid, _| {
                 self.write(proc, pid)?;
                 proc.namespace(pid, "user")
             },
@@ -249,11 +249,12 @@ impl IdMap {
     }
 }
 
-/// Does `work` while there is a process that was cloned with `flags` and has entered what `enter` says.
-fn beside<T>(
+/// Does `work`, which is given a pidfd too, while there is a process that was cloned with `flags` and has entered what
+/// `enter` says.
+pub fn beside<T>(
     flags: i32,
     enter: impl FnOnce() -> nix::Result<()>,
-    work: impl FnOnce(Pid) -> Result<T>,
+    work: impl FnOnce(Pid, BorrowedFd<'_>) -> Result<T>,
 ) -> Result<T> {
     let (mut ours, mut its) = UnixStream::pair()?;
     match clone3(flags, None)? {
@@ -271,7 +272,7 @@ fn beside<T>(
             let mut errno = [0; 4];
             let entered = ours.read_exact(&mut errno).map_err(Error::from);
             let result = entered.and_then(|()| match i32::from_ne_bytes(errno) {
-                0 => work(pid),
+                0 => work(pid, pidfd.as_fd()),
                 errno => Err(Error::from(nix::errno::Errno::from_raw(errno))),
             });
             drop(ours);

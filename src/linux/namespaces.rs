@@ -23,6 +23,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{chroot, fchdir};
 
 use crate::error::{At, Context, Error, Field, Result};
+use crate::linux::idmap;
 use crate::proc::Proc;
 use crate::spec::Node;
 use crate::sys::process::{Clone, ns_get_nstype};
@@ -125,6 +126,13 @@ impl Namespaces {
                 entry.problem("type", format_args!("a {name} namespace is asked for twice"));
             }
             *place = namespace;
+        }
+        if let (true, Namespace::Join(_, field)) =
+            (namespaces.is_new(Kind::User), namespaces.get(Kind::Mount))
+        {
+            let reason =
+                "a new user namespace has no rights in it: join the user namespace that it belongs to";
+            linux.report().problem(field.clone(), reason);
         }
         namespaces.offsets = plan_offsets(linux);
         if !namespaces.offsets.is_empty() && !namespaces.is_new(Kind::Time) {
@@ -291,8 +299,16 @@ impl Joined {
 
 impl Hop {
     pub fn join(&self) -> Result<()> {
-        enter(self.kind, &self.there)
-            .context(|| format!("join {} namespace {}", self.kind.name(), self.path.display()))
+        let entered = enter(self.kind, &self.there);
+        entered
+            .context(|| {
+                // Init is in the container's user namespace by then; the others are joined with the host's rights.
+                let hint = match (self.kind, entered) {
+                    (Kind::Mount, Err(Errno::EPERM)) => " (it belongs to another user namespace)",
+                    _ => "",
+                };
+                format!("join {} namespace {}{hint}", self.kind.name(), self.path.display())
+            })
             .at(&self.field)
     }
 }
@@ -369,6 +385,13 @@ pub fn in_mount_namespace<T>(
         .and_then(|()| fchdir(&here))
         .context(|| "leave init's mount namespace")?;
     done
+}
+
+/// The same in a mount namespace made for that, for what a container attaches that joins both, a mount and a user
+/// namespace. Not in the one that it joins: what the host's paths lead to there is up to those who are in it.
+pub fn in_locked_mount_namespace<T>(proc: &Proc, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+    idmap::beside(flags, || Ok(()), |_, process| in_mount_namespace(process, proc, work))
 }
 
 /// Whether two descriptors are of one file: a namespace, or a directory.

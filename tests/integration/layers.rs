@@ -32,7 +32,7 @@ tests![
     a_missing_layer_is_named,
     a_layer_that_cannot_be_mapped_is_named,
     without_a_user_namespace_no_layer_is_mapped,
-    in_a_joined_mount_namespace_no_layer_is_mapped,
+    in_a_joined_mount_namespace_layers_are_mapped,
 ];
 
 /// An image in two layers, `base` below `top`, all of it the host's root's but /etc/file, and what a container needs to
@@ -385,14 +385,16 @@ fn without_a_user_namespace_no_layer_is_mapped() {
     c.without_namespace("user").unset("/linux/uidMappings").unset("/linux/gidMappings");
     c.refused("/mounts/0/options/4");
     c.set("/mounts/0/uidMappings", mapping(5000)).set("/mounts/0/gidMappings", mapping(5000));
-    assert!(c.refused("/mounts/0/options/4").contains("only with a user namespace"));
+    assert!(c.refused("/mounts/0/options/4").contains("only for a container with a user namespace"));
 }
 
-fn in_a_joined_mount_namespace_no_layer_is_mapped() {
+fn in_a_joined_mount_namespace_layers_are_mapped() {
     let mut first = Sandbox::new();
-    let pid = first.running().pid();
+    let pid = first.user_namespace().running().pid();
     let mut c = container();
-    c.without_namespace("mount");
-    c.set("/linux/namespaces/-", json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")}));
-    assert!(c.refused("/mounts/0/options/4").contains("a new mount namespace"));
+    for (kind, file) in [("user", "user"), ("mount", "mnt")] {
+        c.without_namespace(kind);
+        c.set("/linux/namespaces/-", json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+    }
+    assert_eq!(ids(&mut c, "/etc/file"), (7, 8));
 }

@@ -47,6 +47,8 @@ tests![
     the_container_cannot_reach_what_is_the_hosts,
     the_kernel_says_what_it_does_not_map,
     a_flag_of_the_hosts_mount_cannot_be_taken_off,
+    a_flag_of_the_hosts_mount_stays_in_a_joined_mount_namespace,
+    a_mount_namespace_of_another_user_namespace_is_refused,
     a_bind_without_the_mounts_below_it_is_explained,
     without_a_cgroup_namespace_no_cgroup_can_be_changed,
     new_joined_and_absent_namespaces_combine,
@@ -536,6 +538,44 @@ fn a_flag_of_the_hosts_mount_cannot_be_taken_off() {
     assert_eq!(output.ok().lines(), ["EPERM", "EROFS"]);
     let error = cleared.fails();
     assert!(error.contains("cannot take a flag off") && error.contains("[config.json /mounts/7]"), "{error}");
+}
+
+/// Nor is one that is joined together with a mount namespace.
+fn a_flag_of_the_hosts_mount_stays_in_a_joined_mount_namespace() {
+    let mut first = sandbox();
+    let pid = first.running().pid();
+    let mut c = sandbox();
+    with_capability(&mut c, "CAP_SYS_ADMIN");
+    join_user(&mut c, pid);
+    c.without_namespace("mount");
+    c.set("/linux/namespaces/-", json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")}));
+    let volume = volume(&mut c, HOST_ROOT);
+    let options = format!("uid={HOST_ROOT}");
+    mount(Some("tmpfs"), &volume, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+    let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+    mount(None::<&str>, &volume, None::<&str>, remount, None::<&str>).unwrap();
+    fs::write(c.rootfs().join("tmp/of-the-host"), "").unwrap();
+    c.acts("remount-rw /v ; create /v/x y ; ls /tmp ; write /dev/null x").write_config();
+    let output = c.keel(&["run", &c.id]);
+    umount2(&volume, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(output.ok().lines(), ["EPERM", "EROFS", "of-the-host", "ok"]);
+}
+
+fn a_mount_namespace_of_another_user_namespace_is_refused() {
+    let mut first = sandbox();
+    let pid = first.running().pid();
+    let path = json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")});
+    let mut c = sandbox();
+    c.without_namespace("mount").set("/linux/namespaces/-", path.clone());
+    let error = c.refused("/linux/namespaces/6/path");
+    assert!(error.contains("a new user namespace has no rights in it"), "{error}");
+    let mut other = sandbox();
+    let pid = other.running().pid();
+    let mut c = sandbox();
+    join_user(&mut c, pid);
+    c.without_namespace("mount").set("/linux/namespaces/-", path);
+    let error = c.refused("/linux/namespaces/6/path");
+    assert!(error.contains("belongs to another user namespace"), "{error}");
 }
 
 /// CVE-2023-25809, whose container could write to the cgroups of its host user.

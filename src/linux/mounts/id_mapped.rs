@@ -88,8 +88,8 @@ pub struct Users<'a> {
 }
 
 impl<'a> Users<'a> {
-    /// `container`: the mappings of the container's user namespace. `inside`: the sources of mounts are opened in its
-    /// new mount namespace.
+    /// `container`: the mappings of the container's user namespace. `inside`: the sources of mounts are opened in a
+    /// mount namespace that belongs to a user namespace, and is the container's, or gone soon.
     pub fn new(proc: &'a Proc, container: Option<&'a IdMap>, inside: bool) -> Self {
         Self { proc, container, made: RefCell::default(), inside }
     }

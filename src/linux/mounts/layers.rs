@@ -21,8 +21,8 @@ use crate::sys::mount::{move_mount, open_tree_clone};
 /// The directory of a layer on the host, and the option that names it.
 pub type Layer<'a> = (&'a Path, &'a Field);
 
-/// Has `work` done with the mapped layers, which it can name as `/proc/self/fd/N`. In the mount namespace of an init in a
-/// user namespace: before Linux 6.15 a layer must be attached somewhere, and what is attached there is seen by nobody.
+/// Has `work` done with the mapped layers, which it can name as `/proc/self/fd/N`. Before Linux 6.15 a layer must be
+/// attached somewhere: only in a mount namespace where nobody sees it.
 pub fn with_mapped<T>(
     layers: &[Layer<'_>],
     ids: &IdMapped,
@@ -31,7 +31,7 @@ pub fn with_mapped<T>(
 ) -> Result<T> {
     if !users.is_inside() {
         return Err(Error::new(
-            "the layers of an overlay are mapped only with a user namespace and a new mount namespace",
+            "the layers of an overlay are mapped only for a container with a user namespace",
         ))
         .at(ids.field());
     }
