@@ -284,10 +284,14 @@ pub fn beside<T>(
 
 /// In a user namespace, once its mappings are written: becomes somebody there. What init makes belongs to them.
 pub fn become_mapped(uid: Uid, gid: Gid) -> Result<()> {
+    prctl::set_dumpable(false).context(|| "become undumpable")?;
     // The groups of the runtime's caller.
     setgroups(&[]).context(|| "drop all groups")?;
     setresgid(gid, gid, gid).context(|| format!("become gid {gid} of the user namespace"))?;
-    setresuid(uid, uid, uid).context(|| format!("become uid {uid} of the user namespace"))
+    setresuid(uid, uid, uid).context(|| format!("become uid {uid} of the user namespace"))?;
+    // All of this, and joining the namespace, makes it what sysctl fs.suid_dumpable says; and it still has descriptors
+    // of the host.
+    prctl::set_dumpable(false).context(|| "become undumpable")
 }
 
 #[cfg(test)]
