@@ -126,6 +126,7 @@ pub fn live(
 
 /// A program that can be executed as things stand.
 pub struct Found<'p> {
+    process: &'p Process,
     program: Program,
     path: CString,
     /// What is left to be loaded, at the last moment: the fewer system calls follow it, the less it must allow.
@@ -287,9 +288,9 @@ pub fn restrict<'p>(
         // Its agent gets it from the parent, which is there until the process is ready and no longer.
         Some(filter) if filter.seccomp.listener().is_some() => {
             filter.load(parent)?;
-            Ok(Found { program, path, filter: None })
+            Ok(Found { process, program, path, filter: None })
         }
-        filter => Ok(Found { program, path, filter }),
+        filter => Ok(Found { process, program, path, filter }),
     }
 }
 
@@ -316,7 +317,8 @@ impl Found<'_> {
     /// Returns only to say why not.
     pub fn execute(self, parent: &InitEnd) -> Error {
         let load = || self.filter.as_ref().map_or(Ok(()), |filter| filter.load(parent));
-        match unblock_signals().context(|| "unblock signals").and_then(|()| load()) {
+        let limit = || self.process.rlimits.apply_last();
+        match unblock_signals().context(|| "unblock signals").and_then(|()| limit()).and_then(|()| load()) {
             Ok(()) => self.program.execute(&self.path),
             Err(error) => error,
         }

@@ -218,10 +218,12 @@ impl Process {
         let Some(seccomp) = &self.seccomp else { return };
         let blocked = |calls: &[&'static str], agent_is_there| seccomp.first_blocked(calls, agent_is_there);
         let own: &[&str] = if self.no_new_privileges { &[] } else { &["capset"] };
+        let late: &[&str] = if self.rlimits.wait() { &["prlimit64"] } else { &[] };
         let listens = seccomp.listener().is_some();
         let found = match listens {
             // From its load on, which is before the process is ready.
-            true => blocked(&["write"], false).or_else(|| blocked(&[own, &CALLS_UNTIL_START].concat(), true)),
+            true => blocked(&["write"], false)
+                .or_else(|| blocked(&[own, late, &CALLS_UNTIL_START].concat(), true)),
             false => blocked(own, false),
         };
         if let Some((call, action)) = found.or_else(|| blocked(&["execve"], listens)) {
