@@ -23,6 +23,7 @@ tests![
     devices_have_their_numbers_modes_and_owners,
     a_device_works_and_cannot_be_made,
     devices_are_bound_on_a_read_only_or_used_rootfs,
+    the_parent_makes_a_tmpfs_on_dev_with_its_devices,
     a_device_that_is_there_already_is_taken,
     a_planted_device_path_is_refused,
     standard_streams_belong_to_the_mapped_user,
@@ -203,6 +204,44 @@ fn devices_are_bound_on_a_read_only_or_used_rootfs() {
     c.set("/root/readonly", true);
     for _ in 0..2 {
         assert_eq!(c.stat("/dev/null")["rdev"], "1:3");
+    }
+}
+
+/// Where it cannot, each is bound.
+fn the_parent_makes_a_tmpfs_on_dev_with_its_devices() {
+    for (options, bound) in [
+        (&["nosuid", "strictatime", "mode=755", "size=65536k"][..], false),
+        (&["nosuid", "mode=755", "ro"], false),
+        (&["nosuid", "mode=755", "nodev"], true),
+        (&["nosuid", "mode=755", "uid=7"], true),
+        (&["nosuid"], true),
+    ] {
+        let mut c = sandbox();
+        c.set("/mounts/1/options", json!(options));
+        c.set(
+            "/linux/devices",
+            json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "uid": 7}]),
+        );
+        let seen = c.report();
+        let mounts = seen["mounts"].as_array().unwrap().iter();
+        let points: Vec<&str> = mounts.map(|mount| mount["at"].as_str().unwrap()).collect();
+        for device in ["/dev/null", "/dev/fuse"] {
+            assert_eq!(points.contains(&device), bound, "{options:?}: {points:?}");
+        }
+        assert_eq!(
+            seen["dev"]["null"],
+            json!({"type": "c", "mode": "0666", "uid": 0, "gid": 0, "rdev": "1:3"})
+        );
+        assert_eq!(
+            (&seen["dev"]["fuse"]["rdev"], &seen["dev"]["fuse"]["uid"]),
+            (&json!("10:229"), &json!(7))
+        );
+        let top = c.stat("/dev");
+        let owner = if options.contains(&"uid=7") { 7 } else { 0 };
+        assert_eq!((&top["uid"], &top["mode"]), (&json!(owner), &json!("0755")), "{options:?}");
+        let (made, written) = if options.contains(&"ro") { ("EROFS", "ok") } else { ("ok", "ok") };
+        let made = if owner == 7 { "EACCES" } else { made };
+        assert_eq!(c.does("create /dev/file x ; write /dev/null x"), [made, written], "{options:?}");
     }
 }
 
