@@ -281,12 +281,12 @@ impl Making<'_> {
             let init = spawned.pidfd.as_fd();
             let late = plan.namespaces.is_new(Kind::Mount);
             let trees = late.then(|| in_mount_namespace(init, proc, open)).transpose()?;
-            trees.iter().try_for_each(|trees| trees.send_root(&spawned.sync))?;
+            trees.iter().try_for_each(|trees| spawned.send(|sync| trees.send_root(sync)))?;
             spawned.tell(ToInit::Continue)?;
             // While init goes to its root.
             if let Some(mut trees) = trees {
                 make_dev(plan, &mut trees, users)?;
-                trees.send_sources(&spawned.sync)?;
+                spawned.send(|sync| trees.send_sources(sync))?;
             }
         }
         // From here to the first word of init, all is done while init mounts.
