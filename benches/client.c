@@ -1,7 +1,7 @@
 // Times container runtimes against each other: every iteration gives each of them its turn, so that what slows the
 // machine down for a while slows them all. hack/bench calls it:
 //
-//   client ITERATIONS GAP_US TRUE_BUNDLE FILTERED_BUNDLE SLEEP_BUNDLE STATE_DIR ID_PREFIX [NAME PATH ENV]...
+//   client ITERATIONS GAP_US TRUE_BUNDLE FILTERED_BUNDLE MAPPED_BUNDLE SLEEP_BUNDLE STATE_DIR ID_PREFIX [NAME PATH ENV]...
 //
 // The first contender is the floor, the second keel; the one called crun, if any, is the other measure. ENV is one
 // NAME=VALUE or empty.
@@ -20,9 +20,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RUN, RUN_FILTERED, CREATE, STATE, START, EXEC, KILL, DELETE, DELETE_FORCE, PHASES, UNTIMED = -1 };
+enum { RUN, RUN_FILTERED, RUN_MAPPED, RUNS, CREATE = RUNS, STATE, START, EXEC, KILL, DELETE, DELETE_FORCE, PHASES, UNTIMED = -1 };
 static const char *const PHASE_NAMES[] = {
-    "run", "run with seccomp", "create", "state", "start", "exec", "kill", "delete", "delete --force"};
+    "run", "run with seccomp", "run, user namespace", "create", "state", "start", "exec", "kill", "delete", "delete --force"};
 enum { MOST_CONTENDERS = 16, WARM_UP = 2, TIMEOUT_S = 10, TOO_MANY_FAILURES = 3 };
 
 struct samples {
@@ -41,7 +41,7 @@ struct contender {
 static struct contender contenders[MOST_CONTENDERS];
 static int contender_count, iterations;
 static useconds_t gap_us;
-static const char *true_bundle, *filtered_bundle, *sleep_bundle, *id_prefix;
+static const char *run_bundles[RUNS], *sleep_bundle, *id_prefix;
 static volatile sig_atomic_t timed_out;
 static int dev_null;
 
@@ -116,11 +116,10 @@ static void take_turn(struct contender *c, int iteration) {
 #define PHASE(phase) (warm ? (phase) : UNTIMED)
     char id[256];
     snprintf(id, sizeof id, "%s-%s-%d", id_prefix, c->name, iteration);
-    // The first of the two pays for what the turn before has left behind.
-    for (int i = 0; i < 2; i++) {
-        int filtered = (iteration / 2 + i) % 2;
-        const char *bundle = filtered ? filtered_bundle : true_bundle;
-        command(c, PHASE(filtered ? RUN_FILTERED : RUN), "run", "--bundle", bundle, id);
+    // The first of them pays for what the turn before has left behind.
+    for (int i = 0; i < RUNS; i++) {
+        int run = (iteration / 2 + i) % RUNS;
+        command(c, PHASE(run), "run", "--bundle", run_bundles[run], id);
     }
 
     int made = command(c, PHASE(CREATE), "create", "--bundle", sleep_bundle, id);
@@ -196,16 +195,27 @@ static void print_ratio_mark(int phase, const struct contender *base, const char
     print_mark(figure, mark, limit, or_equal, at(s, 0) / at(b, 0), at(s, 0.5) / at(b, 0.5));
 }
 
-// What the filter adds to keel's run, turn by turn: the difference of two medians is mostly what else the machine did.
-static struct samples filter_us;
+// What `phase` takes more than a plain run, turn by turn: the difference of two medians is mostly what else the machine
+// did. By run, before the samples are sorted.
+static struct samples extra[2][RUNS]; // of the floor and of keel
 
-static void compare_runs(const struct contender *keel) {
-    const struct samples *run = &keel->phases[RUN], *filtered = &keel->phases[RUN_FILTERED];
-    filter_us.us = calloc(iterations, sizeof(double));
-    if (run->count != filtered->count) return;
-    for (int i = 0; i < run->count; i++) filter_us.us[i] = filtered->us[i] - run->us[i];
-    filter_us.count = run->count;
-    qsort(filter_us.us, filter_us.count, sizeof(double), compare);
+static void compare_runs(void) {
+    for (int c = 0; c < 2; c++) {
+        const struct samples *plain = &contenders[c].phases[RUN];
+        for (int run = RUN_FILTERED; run < RUNS; run++) {
+            const struct samples *other = &contenders[c].phases[run];
+            struct samples *more = &extra[c][run];
+            more->us = calloc(iterations, sizeof(double));
+            if (plain->count != other->count) continue;
+            for (int i = 0; i < plain->count; i++) more->us[i] = other->us[i] - plain->us[i];
+            more->count = plain->count;
+            qsort(more->us, more->count, sizeof(double), compare);
+        }
+    }
+}
+
+static double least_more(const struct contender *c, int run) {
+    return (at(&c->phases[run], 0) - at(&c->phases[RUN], 0)) / 1e3;
 }
 
 static void print_marks(const struct contender *crun) {
@@ -213,10 +223,17 @@ static void print_marks(const struct contender *crun) {
     printf("%-32s %-8s %7s %7s\n", "keel's marks", "", "min", "median");
     print_ratio_mark(RUN, floor, "<= 1.5", 1.5, 1);
     print_ratio_mark(RUN, crun, "< 1", 1, 0);
-    const struct samples *run = &keel->phases[RUN], *filtered = &keel->phases[RUN_FILTERED];
-    if (filter_us.count) {
-        double min = at(filtered, 0) - at(run, 0), median = at(&filter_us, 0.5);
-        print_mark("seccomp in run, ms", "<= 0.35", 0.35, 1, min / 1e3, median / 1e3);
+    const struct samples *filter = &extra[1][RUN_FILTERED];
+    if (filter->count) {
+        print_mark("seccomp in run, ms", "<= 0.35", 0.35, 1, least_more(keel, RUN_FILTERED), at(filter, 0.5) / 1e3);
+    }
+    const struct samples *mapped = &extra[1][RUN_MAPPED], *least = &extra[0][RUN_MAPPED];
+    if (mapped->count) {
+        print_mark("user namespace in run, ms", "<= 0.15", 0.15, 1, least_more(keel, RUN_MAPPED), at(mapped, 0.5) / 1e3);
+    }
+    if (least->count) {
+        printf("    %-28s %-8s %7.2f %7.2f\n", "  of that the kernel's own", "", least_more(floor, RUN_MAPPED),
+               at(least, 0.5) / 1e3);
     }
     print_ratio_mark(STATE, floor, "< 1.3", 1.3, 0);
     print_ratio_mark(START, floor, "< 1.3", 1.3, 0);
@@ -233,15 +250,16 @@ static void print_marks(const struct contender *crun) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 14 || (argc - 8) % 3 || (argc - 8) / 3 > MOST_CONTENDERS) return 2;
+    if (argc < 15 || (argc - 9) % 3 || (argc - 9) / 3 > MOST_CONTENDERS) return 2;
     iterations = atoi(argv[1]);
     gap_us = atoi(argv[2]);
-    true_bundle = argv[3], filtered_bundle = argv[4], sleep_bundle = argv[5], id_prefix = argv[7];
+    for (int run = 0; run < RUNS; run++) run_bundles[run] = argv[3 + run];
+    sleep_bundle = argv[6], id_prefix = argv[8];
     const struct contender *crun = NULL;
-    for (int i = 8; i < argc; i += 3) {
+    for (int i = 9; i < argc; i += 3) {
         struct contender *c = &contenders[contender_count++];
         c->name = argv[i], c->path = argv[i + 1], c->env = argv[i + 2];
-        snprintf(c->state_dir, sizeof c->state_dir, "%s/%s", argv[6], c->name);
+        snprintf(c->state_dir, sizeof c->state_dir, "%s/%s", argv[7], c->name);
         mkdir(c->state_dir, 0700);
         for (int phase = 0; phase < PHASES; phase++) c->phases[phase].us = calloc(iterations, sizeof(double));
         if (!strcmp(c->name, "crun")) crun = c;
@@ -260,7 +278,7 @@ int main(int argc, char **argv) {
         }
     }
 
-    compare_runs(contenders + 1);
+    compare_runs();
     int failed = 0;
     for (struct contender *c = contenders; c < contenders + contender_count; c++) {
         for (int phase = 0; phase < PHASES; phase++) {

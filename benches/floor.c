@@ -2,7 +2,8 @@
 //
 // It takes a runtime's command line (floor --root DIR COMMAND ...) and does for every bundle what `keel spec` writes
 // down, without reading it; `run` executes /bin/true, `create` /bin/sleep. One step follows the other, by mount(2), and
-// the child is a copy of the parent as with fork(2): a runtime may beat it where it overlaps steps.
+// the child is a copy of the parent as with fork(2): a runtime may beat it where it overlaps steps. A rootfs that is not
+// root's gets a user namespace, whose root its owner is.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -68,6 +69,20 @@ static const char *const MASKED[] = {
 static const char *const READONLY[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 static const uint64_t CAPABILITIES = 1ull << CAP_AUDIT_WRITE | 1ull << CAP_KILL | 1ull << CAP_NET_BIND_SERVICE;
 
+static unsigned owner;   // of the rootfs
+static int mapped[2];    // a pipe: the ids of the user namespace are mapped
+
+static void make_device(const char *path, int major, int minor) {
+    if (!owner) {
+        ok(mknod(path, S_IFCHR | 0666, makedev(major, minor)), path);
+        return;
+    }
+    char host[32];
+    snprintf(host, sizeof host, "/%s", path);
+    close(ok(open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666), path));
+    ok(mount(host, path, NULL, MS_BIND, NULL), path);
+}
+
 static void mount_all(const char *rootfs) {
     ok(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL), "make / a slave");
     ok(mount(rootfs, rootfs, NULL, MS_BIND | MS_REC, NULL), "bind the rootfs");
@@ -79,7 +94,7 @@ static void mount_all(const char *rootfs) {
         ok(mount(type, target, type, MOUNTS[i].flags, MOUNTS[i].data), target);
     }
     for (size_t i = 0; i < LENGTH(DEVICES); i++) {
-        ok(mknod(DEVICES[i].path, S_IFCHR | 0666, makedev(DEVICES[i].major, DEVICES[i].minor)), DEVICES[i].path);
+        make_device(DEVICES[i].path, DEVICES[i].major, DEVICES[i].minor);
     }
     for (size_t i = 0; i < LENGTH(LINKS); i++) ok(symlink(LINKS[i].target, LINKS[i].path), LINKS[i].path);
 
@@ -109,6 +124,12 @@ static void loopback_up(void) {
     close(fd);
 }
 
+static void become_root(void) {
+    ok(syscall(SYS_setgroups, 0, NULL), "setgroups");
+    ok(syscall(SYS_setresgid, 0, 0, 0), "setresgid");
+    ok(syscall(SYS_setresuid, 0, 0, 0), "setresuid");
+}
+
 static void drop_privileges(void) {
     struct rlimit files = {1024, 1024};
     ok(setrlimit(RLIMIT_NOFILE, &files), "set RLIMIT_NOFILE");
@@ -116,9 +137,7 @@ static void drop_privileges(void) {
     for (int cap = 0; cap <= CAP_LAST_CAP; cap++) {
         if (!(CAPABILITIES >> cap & 1)) ok(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "drop from the bounding set");
     }
-    ok(syscall(SYS_setgroups, 0, NULL), "setgroups");
-    ok(syscall(SYS_setresgid, 0, 0, 0), "setresgid");
-    ok(syscall(SYS_setresuid, 0, 0, 0), "setresuid");
+    become_root();
     umask(022);
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct sets[2] = {
@@ -139,6 +158,13 @@ static void execute(const char *program, const char *argument) {
 static void init(const char *rootfs, int ready, int gate) {
     ok(unshare(CLONE_NEWCGROUP), "unshare the cgroup namespace");
     ok(setsid(), "setsid");
+    if (owner) {
+        char byte;
+        close(mapped[1]);
+        if (read(mapped[0], &byte, 1) != 1) fail("the runtime's process ended");
+        close(mapped[0]);
+        become_root();
+    }
     mount_all(rootfs);
     ok(sethostname("keel", 4), "sethostname");
     loopback_up();
@@ -200,13 +226,26 @@ static void filter_devices(int cgroup) {
 
 static char cgroup_path[512], state_dir[512], state_file[600], gate_file[600];
 
+static void map_ids(pid_t pid, const char *file) {
+    char path[64], text[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
+    int length = snprintf(text, sizeof text, "0 %u 65536\n", owner);
+    int fd = ok(open(path, O_WRONLY | O_CLOEXEC), path);
+    ok(write(fd, text, length), path);
+    close(fd);
+}
+
 static pid_t spawn(const char *rootfs, int ready, int gate) {
     ok(mkdir(cgroup_path, 0755), cgroup_path);
     int cgroup = ok(open(cgroup_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), cgroup_path);
     filter_devices(cgroup);
+    struct stat rootfs_stat;
+    ok(stat(rootfs, &rootfs_stat), rootfs);
+    owner = rootfs_stat.st_uid;
+    if (owner) ok(pipe2(mapped, O_CLOEXEC), "pipe");
     int pidfd;
     struct clone_args args = {
-        .flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD |
+        .flags = (owner ? CLONE_NEWUSER : 0) | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD |
                  CLONE_INTO_CGROUP,
         .pidfd = (uintptr_t)&pidfd,
         .exit_signal = SIGCHLD,
@@ -214,6 +253,13 @@ static pid_t spawn(const char *rootfs, int ready, int gate) {
     };
     pid_t pid = ok(syscall(SYS_clone3, &args, sizeof args), "clone3");
     if (pid == 0) init(rootfs, ready, gate);
+    if (owner) {
+        map_ids(pid, "uid_map");
+        map_ids(pid, "gid_map");
+        ok(write(mapped[1], "", 1), "tell init");
+        close(mapped[0]);
+        close(mapped[1]);
+    }
     return pid;
 }
 

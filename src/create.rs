@@ -17,7 +17,7 @@ use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
-use crate::create::for_init::{map_ids, open_for_init, open_trees, user_namespace};
+use crate::create::for_init::{make_dev, map_ids, open_for_init, open_trees, user_namespace};
 use crate::delete::destroy;
 use crate::error::{Context, Error, Field, Result};
 use crate::fds::Passed;
@@ -26,7 +26,7 @@ use crate::host::Host;
 use crate::init::{self};
 use crate::linux::idmap::IdMap;
 use crate::linux::mounts::Users;
-use crate::linux::namespaces::{Kind, in_mount_namespace};
+use crate::linux::namespaces::{Kind, in_locked_mount_namespace, in_mount_namespace};
 use crate::linux::self_exe::{self, Protection};
 use crate::linux::{hooks, net_devices};
 use crate::log;
@@ -230,18 +230,27 @@ impl Making<'_> {
         let joined = plan.namespaces.open(&proc)?;
         check_private(plan, &joined)?;
         let map = user_namespace(plan, &joined, &proc)?;
-        let users = Users::new(&proc, map.as_ref());
+        let inside = map.is_some() && plan.namespaces.is_private(Kind::Mount);
+        let users = Users::new(&proc, map.as_ref(), inside);
         let cgroup = self.cgroup.as_ref();
-        // Init would be able to take the host's flags off those that are opened here.
-        let late = map.is_some() && plan.namespaces.is_new(Kind::Mount);
-        let trees = (!late).then(|| open_trees(plan, &self.host, cgroup, late, &users)).transpose()?;
+        let open = || -> Result<_> {
+            let mut trees = open_trees(plan, &self.host, cgroup, &users)?;
+            make_dev(plan, &mut trees, &users)?;
+            Ok(trees)
+        };
+        let trees = match (inside, plan.namespaces.is_new(Kind::Mount)) {
+            (false, _) => Some(open()?),
+            // Init would be able to take the host's flags off what is opened here.
+            (true, false) => Some(in_locked_mount_namespace(&proc, open)?),
+            (true, true) => None,
+        };
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
         let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup, |parent| {
             init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
         })?;
-        let console = match self.see_through(&spawned, &proc, map.as_ref(), &users, late) {
+        let console = match self.see_through(&spawned, &proc, map.as_ref(), &users) {
             Err(error) => return Err(self.oom_kill(&spawned).unwrap_or(error)),
             Ok(console) => console,
         };
@@ -263,17 +272,22 @@ impl Making<'_> {
         proc: &Proc,
         map: Option<&IdMap>,
         users: &Users,
-        late: bool,
     ) -> Result<Option<Console>> {
         let Self { options, plan, container, mode, interrupt, state, .. } = self;
         // First of all, since init waits for it.
         if let Some(map) = map {
             map_ids(plan, map, proc, spawned)?;
-            if late {
-                let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), late, users);
-                in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?.send(&spawned.sync)?;
-            }
+            let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
+            let init = spawned.pidfd.as_fd();
+            let late = plan.namespaces.is_new(Kind::Mount);
+            let trees = late.then(|| in_mount_namespace(init, proc, open)).transpose()?;
+            trees.iter().try_for_each(|trees| spawned.send(|sync| trees.send_root(sync)))?;
             spawned.tell(ToInit::Continue)?;
+            // While init goes to its root.
+            if let Some(mut trees) = trees {
+                make_dev(plan, &mut trees, users)?;
+                spawned.send(|sync| trees.send_sources(sync))?;
+            }
         }
         // From here to the first word of init, all is done while init mounts.
         state.set_init(spawned.pid)?;

@@ -61,24 +61,21 @@ pub struct Trees {
 }
 
 impl Trees {
-    /// Sends them to init.
-    pub fn send(&self, create: &CreateEnd) -> Result<()> {
-        [&self.root]
-            .into_iter()
-            .chain(self.sources.iter().flatten())
-            .try_for_each(|fd| create.mount(fd.as_fd()))
+    /// Sends them to init: first the root, which it goes on with.
+    pub fn send_root(&self, create: &CreateEnd) -> Result<()> {
+        create.mount(self.root.as_fd())
     }
 
-    fn receive(plan: &Plan, create: &InitEnd) -> Result<Self> {
-        let next = || match create.receive_mount()? {
-            Some(mount) => Ok(mount),
-            // Create is dead, and has told nobody of this process.
-            None => exit_now(1),
-        };
-        let root = next()?;
-        let sources =
-            plan.mounts.have_sources().map(|has| has.then(next).transpose()).collect::<Result<_>>()?;
-        Ok(Self { root, sources })
+    pub fn send_sources(&self, create: &CreateEnd) -> Result<()> {
+        self.sources.iter().flatten().try_for_each(|source| create.mount(source.as_fd()))
+    }
+}
+
+fn receive_mount(create: &InitEnd) -> Result<OwnedFd> {
+    match create.receive_mount()? {
+        Some(mount) => Ok(mount),
+        // Create is dead, and has told nobody of this process.
+        None => exit_now(1),
     }
 }
 
@@ -128,6 +125,7 @@ pub fn live(
 
 /// A program that can be executed as things stand.
 pub struct Found<'p> {
+    process: &'p Process,
     program: Program,
     path: CString,
     /// What is left to be loaded, at the last moment: the fewer system calls follow it, the less it must allow.
@@ -153,10 +151,13 @@ fn set_up<'p>(
     plan.namespaces.enter_as_init(joined)?;
     // After it, since a cgroup namespace is rooted where init is when it makes it.
     inherited.cgroup_leaf.map_or(Ok(()), delegate::enter)?;
-    let proc = if inherited.mapped.is_some() { Proc::private_early()? } else { Proc::private() };
-    let Trees { root, sources } = match inherited.trees {
-        Some(trees) => trees,
-        None => Trees::receive(plan, create)?,
+    let proc = if inherited.mapped.is_some() { Proc::private_or_host() } else { Proc::private() };
+    if inherited.mapped.is_some() && plan.needs_proc_inside() {
+        proc.prepare()?;
+    }
+    let (root, sources) = match inherited.trees {
+        Some(Trees { root, sources }) => (root, Some(sources)),
+        None => (receive_mount(create)?, None),
     };
     // Still as the host's root, whose directories the way to the bundle may lead through.
     let root = rootfs::attach(root, &plan.rootfs)?;
@@ -174,6 +175,10 @@ fn set_up<'p>(
         net_devices::loopback_up()?;
     }
 
+    let sources = sources.map_or_else(
+        || plan.mounts.have_sources().map(|has| has.then(|| receive_mount(create)).transpose()).collect(),
+        Ok,
+    )?;
     let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, sources, &root)?;
     // After the mounts, since one of them is /dev.
     devices::apply(&plan.devices, &root, &proc, inherited.devices)?;
@@ -278,9 +283,9 @@ pub fn restrict<'p>(
             if !process.no_new_privileges {
                 granted.drop_sys_admin()?;
             }
-            Ok(Found { program, path, filter: None })
+            Ok(Found { process, program, path, filter: None })
         }
-        filter => Ok(Found { program, path, filter: filter.as_ref() }),
+        filter => Ok(Found { process, program, path, filter: filter.as_ref() }),
     }
 }
 
@@ -296,7 +301,8 @@ impl Found<'_> {
     /// Returns only to say why not.
     pub fn execute(self) -> Error {
         let load = || self.filter.map_or(Ok(()), |seccomp| seccomp.load().map(drop));
-        match unblock_signals().context(|| "unblock signals").and_then(|()| load()) {
+        let limit = || self.process.rlimits.apply_last();
+        match unblock_signals().context(|| "unblock signals").and_then(|()| limit()).and_then(|()| load()) {
             Ok(()) => self.program.execute(&self.path),
             Err(error) => error,
         }

@@ -63,7 +63,11 @@ fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Res
         Some(_) => {
             // Nobody may in there.
             process.rlimits.allow(THIS)?;
-            Proc::private_early()?
+            let proc = Proc::private_or_host();
+            if process.labels.are_set() {
+                proc.prepare()?;
+            }
+            proc
         }
     };
     setns(joining.first, CloneFlags::from_bits_retain(joining.namespaces))

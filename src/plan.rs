@@ -156,6 +156,12 @@ impl Plan {
         self.process.as_ref()?.terminal.as_ref()
     }
 
+    /// Whether something is written to /proc once the container's root is entered.
+    pub fn needs_proc_inside(&self) -> bool {
+        let labels = self.process.as_ref().is_some_and(|process| process.labels.are_set());
+        labels || !self.sysctls.is_empty()
+    }
+
     /// Whether the container could take the immutable flag off a file that it gets hold of.
     pub fn may_clear_immutable(&self) -> bool {
         self.bounds(Capability::CAP_LINUX_IMMUTABLE)
@@ -214,8 +220,9 @@ impl Process {
         let listens = seccomp.listener().is_some();
         // With an agent from its load on, which is before the process is ready.
         let capset: &[&str] = if self.no_new_privileges { &[] } else { &["capset"] };
-        let until_start =
-            || blocked(&["write"], false).or_else(|| blocked(&[capset, &CALLS_UNTIL_START].concat(), true));
+        let late: &[&str] = if self.rlimits.wait() { &["prlimit64"] } else { &[] };
+        let calls = [capset, late, &CALLS_UNTIL_START].concat();
+        let until_start = || blocked(&["write"], false).or_else(|| blocked(&calls, true));
         let found = listens.then(until_start).flatten();
         if let Some((call, action)) = found.or_else(|| blocked(&["execve"], listens)) {
             let reason = format_args!("keeps the runtime from {call}, which follows its load: {action}");

@@ -33,15 +33,16 @@ impl Proc {
         Self { fd: OnceCell::new(), open: mount_private }
     }
 
-    /// The same, made at once, for a process that is in a user namespace, or about to join one. Later the kernel may
-    /// refuse it: what it shows must not be more than what the mounts there show. And a pid namespace that belongs to
-    /// another user namespace is seen in the host's only. Before the container's root is entered.
-    pub fn private_early() -> Result<Self> {
-        let fd = match mount_private() {
-            Err(error) if error.errno() == Some(Errno::EPERM) => open_host()?,
-            mounted => mounted?,
-        };
-        Ok(Self { fd: OnceCell::from(fd), open: mount_private })
+    /// The same for a process that is in a user namespace, or about to join one. What is to be used after the
+    /// container's root is entered must be [opened](Proc::prepare) before: later the kernel may refuse it, as what it
+    /// shows must not be more than what the mounts there show. And a pid namespace that belongs to another user namespace
+    /// is seen in the host's only.
+    pub fn private_or_host() -> Self {
+        Self { fd: OnceCell::new(), open: mount_private_or_open_host }
+    }
+
+    pub fn prepare(&self) -> Result<()> {
+        self.fd().map(drop)
     }
 
     /// The host's /proc, if it is a procfs and its root.
@@ -127,6 +128,13 @@ fn mount_private() -> Result<OwnedFd> {
         fsmount(&fs, attr::NOSUID | attr::NODEV | attr::NOEXEC)
     };
     mount().context(|| "mount a private proc")
+}
+
+fn mount_private_or_open_host() -> Result<OwnedFd> {
+    match mount_private() {
+        Err(error) if error.errno() == Some(Errno::EPERM) => open_host(),
+        mounted => mounted,
+    }
 }
 
 fn open_host() -> Result<OwnedFd> {

@@ -151,7 +151,7 @@ impl Making<'_> {
         let plan = &self.plan;
         let own_cgroup_namespace = plan.namespaces.is_private(Kind::Cgroup);
         let proc = Proc::host();
-        let users = mounts::Users::new(&proc, None);
+        let users = mounts::Users::new(&proc, None, false);
         let bound = (!own_cgroup_namespace).then(|| cgroup.as_fd());
         let sources = mounts::open_sources(&plan.mounts, bound, &users)?;
         let tree = match &plan.mounts.root {

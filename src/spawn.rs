@@ -210,10 +210,25 @@ impl Spawned {
     }
 
     pub fn tell(&self, message: ToInit) -> Result<()> {
-        self.sync.send(message).map_err(|error| match error.errno() {
-            Some(Errno::EPIPE) => self.unexplained_death(),
+        self.send(|sync| sync.send(message))
+    }
+
+    pub fn send(&self, send: impl FnOnce(&CreateEnd) -> Result<()>) -> Result<()> {
+        send(&self.sync).map_err(|error| match error.errno() {
+            Some(Errno::EPIPE) => self.last_words(),
             _ => error,
         })
+    }
+
+    /// Why it is gone, which it may have said before.
+    fn last_words(&self) -> Error {
+        loop {
+            match self.sync.receive() {
+                Ok(FromInit::Failed(error)) => return error,
+                Ok(FromInit::Closed) | Err(_) => return self.unexplained_death(),
+                Ok(_) => {}
+            }
+        }
     }
 
     /// Lets it execute the program, and waits until it has, which closes its end, or has said why it could not. Gives

@@ -75,8 +75,8 @@ impl CreateEnd {
     pub fn receive(&self) -> Result<FromInit> {
         let mut buffer = vec![0; LONGEST];
         let (length, fd) = match receive(&self.0, &mut buffer) {
-            // A dead peer with unread messages resets the connection.
-            Err(Errno::ECONNRESET) => return Ok(FromInit::Closed),
+            // A dead peer with unread messages resets the connection; it is said once, and before the peer's last words.
+            Err(Errno::ECONNRESET) => return self.receive(),
             other => other.context(|| "receive from init")?,
         };
         let Some((&kind, body)) = buffer[..length].split_first() else { return Ok(FromInit::Closed) };
@@ -179,6 +179,17 @@ mod tests {
         init.failed(&Error::from(Errno::EBUSY).field(&crate::error::Field::root().child("mounts")));
         let FromInit::Failed(error) = create.receive().unwrap() else { panic!() };
         assert_eq!(error.to_string(), "Device or resource busy (16) [config.json /mounts]");
+    }
+
+    #[test]
+    fn the_last_words_of_a_peer_that_did_not_listen_arrive() {
+        let (create, init) = pair().unwrap();
+        create.send(ToInit::Continue).unwrap();
+        init.failed(&Error::new("gave up"));
+        drop(init);
+        let FromInit::Failed(error) = create.receive().unwrap() else { panic!() };
+        assert_eq!(error.to_string(), "gave up");
+        assert!(matches!(create.receive().unwrap(), FromInit::Closed));
     }
 
     #[test]

@@ -12,20 +12,38 @@ use serde_json::{Map, Value, json};
 use crate::cgroup::{Cgroup, devices, limits};
 use crate::cli::UpdateOptions;
 use crate::container::Container;
-use crate::error::{Context, Error, Field, Kind, Result};
+use crate::error::{Context, Error, Field, Kind, Problem, Result};
 use crate::host::Host;
 use crate::linux::rdt;
 use crate::log;
 use crate::spec::{Node, Report, parse};
 
 pub fn update(root: &Path, options: &UpdateOptions) -> Result<()> {
-    change(root, options).context(|| format!("update container {}", options.id))
+    let document = document(options);
+    change(root, options)
+        // There are no problems of both.
+        .map_err(|error| {
+            error.in_document(document.clone(), RESOURCES).in_document(document, "/linux/intelRdt")
+        })
+        .context(|| format!("update container {}", options.id))
+}
+
+const RESOURCES: &str = "/linux/resources";
+
+/// What an error calls where the limits are from.
+fn document(options: &UpdateOptions) -> String {
+    options.resources.as_ref().map_or_else(|| "flags".into(), |path| path.display().to_string())
 }
 
 fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     let report = Report::default();
     let mut resources = match &options.resources {
-        Some(path) => parse(&read(path)?, &report).context(|| format!("read {}", path.display()))?,
+        Some(path) => {
+            let written = Report::default();
+            let resources = parse(&read(path)?, &written).context(|| format!("read {}", path.display()))?;
+            written.finish().map_err(|error| error.in_document(document(options), ""))?;
+            resources
+        }
         None => Map::new(),
     };
     let (flags, linux) = (from_flags(options), rdt_from_flags(options));
@@ -48,8 +66,10 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     let rdt = rdt::plan(&Node::at_field(&linux, Field::root().child("linux"), &report));
     let filter = node.has("devices").then(|| devices::plan(Some(&node)));
     check_usage(&node, &cgroup)?;
-    for warning in report.finish()? {
-        log::warning(warning);
+    for Problem { field, reason } in report.finish()? {
+        let field = field.as_str();
+        let place = field.strip_prefix(RESOURCES).unwrap_or(field);
+        log::warning(format_args!("{}: {place}: {reason}", document(options)));
     }
     if rdt.is_some() && state.rdt.is_none() {
         let what = "--l3-cache-schema and --mem-bw-schema need a container that was created with intelRdt";

@@ -63,18 +63,12 @@ pub(super) fn map_ids(plan: &Plan, map: &IdMap, proc: &Proc, spawned: &Spawned) 
     Ok(())
 }
 
-/// Opens the root and the sources of all mounts. `inside`: in the mount namespace of init, where the file of the cgroup
-/// is another.
-pub(super) fn open_trees(
-    plan: &Plan,
-    host: &Host,
-    cgroup: Option<&Cgroup>,
-    inside: bool,
-    users: &Users,
-) -> Result<Trees> {
+/// Opens the root and the sources of all mounts but the one that [`make_dev`] makes.
+pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, users: &Users) -> Result<Trees> {
     let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
     let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
-    let again = cgroup.filter(|_| inside && plan.mounts.binds_cgroup());
+    // In another mount namespace it is another file.
+    let again = cgroup.filter(|_| users.is_inside() && plan.mounts.binds_cgroup());
     let again = again.map(|cgroup| Cgroup::open(cgroup.path())).transpose()?.flatten();
     let cgroup = again.as_ref().or(cgroup).or(callers.as_ref());
     Ok(Trees {
@@ -84,6 +78,14 @@ pub(super) fn open_trees(
         },
         sources: mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?,
     })
+}
+
+/// Makes the file system on /dev and the devices there, if that is the parent's part.
+pub(super) fn make_dev(plan: &Plan, trees: &mut Trees, users: &Users) -> Result<()> {
+    match (plan.mounts.make_dev(&mut trees.sources, users)?, users.container()) {
+        (Some(dev), Some(map)) => devices::fill_dev(&plan.devices, map, dev),
+        _ => Ok(()),
+    }
 }
 
 /// Opens what init needs of the host, while the host's files are in reach.
@@ -102,7 +104,9 @@ pub(super) fn open_for_init(
     let leaf = plan.cgroup.leaf.as_ref().zip(cgroup);
     Ok(Inherited {
         trees,
-        devices: users.container().map_or(Ok(None), |map| devices::shelf(&plan.devices, map))?,
+        devices: users
+            .container()
+            .map_or(Ok(None), |map| devices::shelf(&plan.devices, map, plan.mounts.have_dev()))?,
         mapped: users.container().map(|map| {
             map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
         }),

@@ -32,7 +32,7 @@ use crate::root::{Root, cleaned};
 use crate::spec::Node;
 use crate::sys::fs::{Resolve, openat2};
 
-pub use shelf::shelf;
+pub use shelf::{fill_dev, shelf};
 
 /// What the container gets in /dev and elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts>,
 //! <https://man7.org/linux/man-pages/man2/fsopen.2.html>
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -48,10 +48,11 @@ const LONGEST: usize = 255; // bytes
 impl FileSystem {
     /// `kind` is the type as the kernel knows it; relative directories of an overlay are the bundle's.
     pub fn plan(mount: &Node, kind: &str, options: &Options, label: Option<&str>, bundle: &Path) -> Self {
+        let mapped = options.id_map.is_some() || mount.has("uidMappings");
         let source = mount.string("source").filter(|source| !source.is_empty()).map(str::to_owned);
         let mut list = options.file_system.clone();
         if kind == "overlay" {
-            list = overlay(list, mount, bundle);
+            list = overlay(list, mount, bundle, mapped);
         }
         for option in list.iter().filter(|option| !is_directory(option)) {
             if option.value.as_ref().is_some_and(|value| value.len() > LONGEST) {
@@ -127,6 +128,11 @@ impl FileSystem {
     /// Makes the file system; `mode` is an inherited one, `attributes` are those of fsmount(2). The mount is
     /// attached nowhere yet.
     pub fn mount(&self, mode: Option<u32>, attributes: u64) -> Result<OwnedFd> {
+        self.mount_over(&[], mode, attributes)
+    }
+
+    /// The same with other directories as the layers of an overlay.
+    pub fn mount_over(&self, layers: &[OwnedFd], mode: Option<u32>, attributes: u64) -> Result<OwnedFd> {
         let opened = fsopen(&self.kind);
         let hint = self.hint(opened.as_ref().map(drop).map_err(|&errno| errno));
         let fs = opened.context(|| format!("open file system {}{hint}", self.kind))?;
@@ -142,7 +148,19 @@ impl FileSystem {
         if let Label::Context(label) = &self.label {
             set("context", label)?;
         }
-        set_all(&fs, &self.options)?;
+        let mut layers = layers.iter();
+        for option in &self.options {
+            match is_layer(option).then(|| layers.next()).flatten() {
+                Some(layer) => {
+                    let value = format!("/proc/self/fd/{}", layer.as_raw_fd());
+                    let set = fsconfig_set(&fs, &option.key, Value::String(&value));
+                    let named = option.value.as_deref().unwrap_or_default();
+                    told(&fs, set, || format!("set {}={named}", option.key))
+                }
+                None => set_one(&fs, option),
+            }
+            .at(&option.field)?;
+        }
         let created = fsconfig_create(&fs);
         told(&fs, created, || format!("create the file system{}", self.hint(created)))?;
         let mount = fsmount(&fs, attributes).context(|| match self.kind.as_str() {
@@ -158,6 +176,16 @@ impl FileSystem {
                 .context(|| format!("set its security context {label}"))?;
         }
         Ok(mount)
+    }
+
+    pub fn is_overlay(&self) -> bool {
+        self.kind == "overlay"
+    }
+
+    /// The directories that an overlay shows and does not write to, each with the option that names it.
+    pub fn layers(&self) -> Vec<(&Path, &Field)> {
+        let layers = self.options.iter().filter(|option| is_layer(option));
+        layers.filter_map(|option| Some((Path::new(option.value.as_ref()?), &option.field))).collect()
     }
 
     pub fn sets_i_version(&self) -> bool {
@@ -238,17 +266,23 @@ fn told(fs: &OwnedFd, result: Result<(), Errno>, what: impl FnOnce() -> String) 
 
 /// An option whose value is one directory.
 fn is_directory(option: &FsOption) -> bool {
-    matches!(option.key.as_str(), "lowerdir+" | "datadir+" | "upperdir" | "workdir")
+    is_layer(option) || matches!(option.key.as_str(), "upperdir" | "workdir")
+}
+
+fn is_layer(option: &FsOption) -> bool {
+    matches!(option.key.as_str(), "lowerdir+" | "datadir+")
 }
 
 /// The options of an overlay with absolute directories, and without trust in the layers' own redirects: one that
 /// an image brings could point at any file of the layers below it.
-fn overlay(options: Vec<FsOption>, mount: &Node, bundle: &Path) -> Vec<FsOption> {
+///
+/// `mapped`: each layer is to be opened.
+fn overlay(options: Vec<FsOption>, mount: &Node, bundle: &Path, mapped: bool) -> Vec<FsOption> {
     let absolute = |path: &str| bundle.join(path).to_string_lossy().into_owned();
     let mut list = Vec::with_capacity(options.len() + 2);
     for option in options {
         match (option.key.as_str(), &option.value) {
-            ("lowerdir", Some(value)) => lower(&option.field, value, mount, &absolute, &mut list),
+            ("lowerdir", Some(value)) => lower(&option.field, value, mount, mapped, &absolute, &mut list),
             (_, Some(value)) if is_directory(&option) => {
                 list.push(FsOption { value: Some(absolute(value)), ..option });
             }
@@ -289,6 +323,7 @@ fn lower(
     field: &Field,
     value: &str,
     mount: &Node,
+    mapped: bool,
     absolute: &dyn Fn(&str) -> String,
     list: &mut Vec<FsOption>,
 ) {
@@ -309,7 +344,7 @@ fn lower(
     if layers.iter().any(|(_, layer)| layer.is_empty()) {
         return mount.report().problem(field.clone(), "a layer has an empty name");
     }
-    let plain = value.len() <= LONGEST && layers.iter().all(|(_, layer)| layer.starts_with('/'));
+    let plain = !mapped && value.len() <= LONGEST && layers.iter().all(|(_, layer)| layer.starts_with('/'));
     if plain {
         let (key, value) = ("lowerdir".to_owned(), Some(value.to_owned()));
         return list.push(FsOption { key, value, field: field.clone() });

@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sched::{CloneFlags, setns};
@@ -178,13 +178,16 @@ impl IdMap {
 
     /// Who makes what the runtime makes in the container: its root, and without one the program's user.
     pub fn maker(&self, user: Option<(Uid, Gid)>) -> (Uid, Gid) {
-        let has_root = matches!(self.host_root(), (Some(_), Some(_)));
-        user.filter(|_| !has_root).unwrap_or((Uid::from_raw(0), Gid::from_raw(0)))
+        user.filter(|_| !self.has_root()).unwrap_or((Uid::from_raw(0), Gid::from_raw(0)))
     }
 
     /// The container's root as the host knows it, if there is one.
     pub fn host_root(&self) -> (Option<Uid>, Option<Gid>) {
         (self.host_uid(Uid::from_raw(0)), self.host_gid(Gid::from_raw(0)))
+    }
+
+    pub fn has_root(&self) -> bool {
+        matches!(self.host_root(), (Some(_), Some(_)))
     }
 
     /// An id that is to be used in the container has to be one there.
@@ -214,7 +217,7 @@ impl IdMap {
             prctl::set_dumpable(false)?;
             setns(namespace, CloneFlags::CLONE_NEWUSER)
         };
-        beside(0, enter, |pid| Self::of_process(proc, pid))
+        beside(0, enter, |pid, _| Self::of_process(proc, pid))
             .context(|| "read the mappings of the user namespace")
     }
 
@@ -237,7 +240,7 @@ impl IdMap {
         beside(
             libc::CLONE_NEWUSER,
             || Ok(()),
-            |pid| {
+            |pid, _| {
                 self.write(proc, pid)?;
                 proc.namespace(pid, "user")
             },
@@ -246,11 +249,12 @@ impl IdMap {
     }
 }
 
-/// Does `work` while there is a process that was cloned with `flags` and has entered what `enter` says.
-fn beside<T>(
+/// Does `work`, which is given a pidfd too, while there is a process that was cloned with `flags` and has entered what
+/// `enter` says.
+pub fn beside<T>(
     flags: i32,
     enter: impl FnOnce() -> nix::Result<()>,
-    work: impl FnOnce(Pid) -> Result<T>,
+    work: impl FnOnce(Pid, BorrowedFd<'_>) -> Result<T>,
 ) -> Result<T> {
     let (mut ours, mut its) = UnixStream::pair()?;
     match clone3(flags, None)? {
@@ -268,7 +272,7 @@ fn beside<T>(
             let mut errno = [0; 4];
             let entered = ours.read_exact(&mut errno).map_err(Error::from);
             let result = entered.and_then(|()| match i32::from_ne_bytes(errno) {
-                0 => work(pid),
+                0 => work(pid, pidfd.as_fd()),
                 errno => Err(Error::from(nix::errno::Errno::from_raw(errno))),
             });
             drop(ours);
@@ -280,10 +284,14 @@ fn beside<T>(
 
 /// In a user namespace, once its mappings are written: becomes somebody there. What init makes belongs to them.
 pub fn become_mapped(uid: Uid, gid: Gid) -> Result<()> {
+    prctl::set_dumpable(false).context(|| "become undumpable")?;
     // The groups of the runtime's caller.
     setgroups(&[]).context(|| "drop all groups")?;
     setresgid(gid, gid, gid).context(|| format!("become gid {gid} of the user namespace"))?;
-    setresuid(uid, uid, uid).context(|| format!("become uid {uid} of the user namespace"))
+    setresuid(uid, uid, uid).context(|| format!("become uid {uid} of the user namespace"))?;
+    // All of this, and joining the namespace, makes it what sysctl fs.suid_dumpable says; and it still has descriptors
+    // of the host.
+    prctl::set_dumpable(false).context(|| "become undumpable")
 }
 
 #[cfg(test)]

@@ -36,6 +36,10 @@ impl Labels {
         Self { apparmor, selinux, mount: None }
     }
 
+    pub fn are_set(&self) -> bool {
+        *self != Self::default()
+    }
+
     pub fn of_mounts(linux: &Node) -> Self {
         Self { mount: label(linux, "mountLabel"), ..Self::default() }
     }

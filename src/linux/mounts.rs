@@ -10,8 +10,10 @@
 //! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
 mod cgroups;
+mod dev;
 pub mod external;
 mod id_mapped;
+mod layers;
 mod sources;
 
 use std::fmt;
@@ -124,7 +126,7 @@ impl Reader<'_> {
             node.warning("destination", "a relative destination is deprecated; it is taken as relative to /");
         }
         let destination = cleaned(Path::new(destination));
-        let what = self.what(node, &options)?;
+        let what = self.what(node, &options, &destination)?;
         if let (Some(field), false) = (&options.copy_up, matches!(what, What::New { copy_up: true, .. })) {
             node.report().problem(field.clone(), "tmpcopyup is for a new tmpfs");
         }
@@ -135,7 +137,7 @@ impl Reader<'_> {
         Some(mount)
     }
 
-    fn what(&self, node: &Node, options: &Options) -> Option<What> {
+    fn what(&self, node: &Node, options: &Options, destination: &Path) -> Option<What> {
         let kind = node.string("type");
         match options.way {
             Way::Bind { recursive } => {
@@ -167,8 +169,11 @@ impl Reader<'_> {
                         file_system.refuse_unmapped(map, node.report());
                     }
                     let mapped = options.id_map.is_some() || node.has("uidMappings");
-                    let by_parent = mapped || self.own.user && !file_system.is_for_user_namespaces();
                     let copy_up = options.copy_up.is_some() && kind == "tmpfs";
+                    let is_dev = destination == Path::new("/dev");
+                    let by_parent = mapped
+                        || self.own.user && !file_system.is_for_user_namespaces()
+                        || is_dev && dev::takes_devices(&file_system, options, self.own);
                     Some(What::New { file_system, copy_up, by_parent })
                 }
             },

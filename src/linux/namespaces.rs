@@ -13,6 +13,8 @@
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#namespaces>,
 //! `namespaces(7)`, `time_namespaces(7)`.
 
+mod inside;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -20,12 +22,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{chroot, fchdir};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::proc::Proc;
 use crate::spec::Node;
 use crate::sys::process::{Clone, ns_get_nstype};
+
+pub use inside::{in_locked_mount_namespace, in_mount_namespace};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -125,6 +128,13 @@ impl Namespaces {
                 entry.problem("type", format_args!("a {name} namespace is asked for twice"));
             }
             *place = namespace;
+        }
+        if let (true, Namespace::Join(_, field)) =
+            (namespaces.is_new(Kind::User), namespaces.get(Kind::Mount))
+        {
+            let reason =
+                "a new user namespace has no rights in it: join the user namespace that it belongs to";
+            linux.report().problem(field.clone(), reason);
         }
         namespaces.offsets = plan_offsets(linux);
         if !namespaces.offsets.is_empty() && !namespaces.is_new(Kind::Time) {
@@ -291,8 +301,16 @@ impl Joined {
 
 impl Hop {
     pub fn join(&self) -> Result<()> {
-        enter(self.kind, &self.there)
-            .context(|| format!("join {} namespace {}", self.kind.name(), self.path.display()))
+        let entered = enter(self.kind, &self.there);
+        entered
+            .context(|| {
+                // Init is in the container's user namespace by then; the others are joined with the host's rights.
+                let hint = match (self.kind, entered) {
+                    (Kind::Mount, Err(Errno::EPERM)) => " (it belongs to another user namespace)",
+                    _ => "",
+                };
+                format!("join {} namespace {}{hint}", self.kind.name(), self.path.display())
+            })
             .at(&self.field)
     }
 }
@@ -338,37 +356,6 @@ fn open_namespace(kind: Kind, path: &Path) -> Result<OwnedFd> {
         Err(Errno::ENOTTY) => Err(Error::new("it is not a namespace")).context(context),
         Err(errno) => Err(errno).context(context),
     }
-}
-
-/// Does `work` in the mount namespace of another process. What a user namespace has there is a copy of the host's
-/// mounts whose flags are locked, and so are those of all copies that are made there; of what is opened outside and
-/// attached in there, its root could take the host's `ro` or `nosuid` off again.
-pub fn in_mount_namespace<T>(
-    process: BorrowedFd<'_>,
-    proc: &Proc,
-    work: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let own = proc.namespace("self", Kind::Mount.file())?;
-    let root = open("/", flags, Mode::empty()).context(|| "open /")?;
-    let here = open(".", flags, Mode::empty()).context(|| "open the working directory")?;
-    setns(process, CloneFlags::CLONE_NEWNS).context(|| "enter init's mount namespace")?;
-    let done =
-        open("/", flags, Mode::empty()).context(|| "open / of init's mount namespace").and_then(|there| {
-            // All paths would mean something else.
-            if !same(&there, &root)? {
-                return Err(Error::new(
-                    "keel's root is not the root of its mount namespace, so no user namespace can be had",
-                ));
-            }
-            work()
-        });
-    setns(&own, CloneFlags::CLONE_NEWNS)
-        .and_then(|()| fchdir(&root))
-        .and_then(|()| chroot("."))
-        .and_then(|()| fchdir(&here))
-        .context(|| "leave init's mount namespace")?;
-    done
 }
 
 /// Whether two descriptors are of one file: a namespace, or a directory.

@@ -18,17 +18,21 @@ use crate::error::{At, Context, Error, Field, Result};
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
 use crate::sys::mount::{
-    Change, attr, fsconfig_create, fsmount, fsopen, mount_setattr, move_mount, open_tree_clone,
+    Change, Value, attr, fsconfig_create, fsconfig_set, fsmount, fsopen, mount_setattr, move_mount,
+    open_tree_clone,
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
     masked: Vec<(PathBuf, Field)>,
     readonly: Vec<(PathBuf, Field)>,
+    /// `/linux/mountLabel`, an SELinux context, for the tmpfs.
+    label: Option<String>,
 }
 
 pub fn plan(linux: &Node) -> Paths {
-    Paths { masked: read(linux, "maskedPaths"), readonly: read(linux, "readonlyPaths") }
+    let label = linux.string("mountLabel").filter(|label| !label.is_empty()).map(str::to_owned);
+    Paths { masked: read(linux, "maskedPaths"), readonly: read(linux, "readonlyPaths"), label }
 }
 
 fn read(linux: &Node, key: &str) -> Vec<(PathBuf, Field)> {
@@ -54,7 +58,7 @@ pub fn apply(paths: &Paths, root: &Root, kernel: Vec<(&Path, Root)>) -> Result<(
         make_readonly(path, place).context(|| format!("make {} read-only", path.display())).at(field)?;
     }
     // After the read-only paths, whose copies would otherwise drag the masks along.
-    let mut masks = Masks { place, file: None, directory: None };
+    let mut masks = Masks { place, label: paths.label.as_deref(), file: None, directory: None };
     for (path, field) in &paths.masked {
         masks.cover(path).context(|| format!("mask {}", path.display())).at(field)?;
     }
@@ -95,6 +99,7 @@ fn make_readonly(path: &Path, place: Place) -> Result<(), Errno> {
 /// The mounts that cover masked paths, made when first needed.
 struct Masks<'r> {
     place: Place<'r>,
+    label: Option<&'r str>,
     /// /dev/null.
     file: Option<OwnedFd>,
     /// The tmpfs, attached: before Linux 6.15 only an attached mount can be cloned.
@@ -110,7 +115,7 @@ impl Masks<'_> {
         match &self.directory {
             Some(mask) => move_mount(clone(mask)?, &target)?,
             None => {
-                let mask = empty_directory().context(|| "mount an empty tmpfs")?;
+                let mask = empty_directory(self.label).context(|| "mount an empty tmpfs")?;
                 move_mount(&mask, &target)?;
                 self.directory = Some(mask);
             }
@@ -133,8 +138,9 @@ fn clone(mount: &OwnedFd) -> Result<OwnedFd, Errno> {
     open_tree_clone(mount, Path::new(""), libc::AT_EMPTY_PATH)
 }
 
-fn empty_directory() -> Result<OwnedFd, Errno> {
+fn empty_directory(label: Option<&str>) -> Result<OwnedFd, Errno> {
     let fs = fsopen("tmpfs")?;
+    label.map_or(Ok(()), |label| fsconfig_set(&fs, "context", Value::String(label)))?;
     fsconfig_create(&fs)?;
     fsmount(&fs, attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)
 }
@@ -176,6 +182,18 @@ mod tests {
         let field = Field::root().child("maskedPaths").child(1);
         assert_eq!(paths.masked[1], (PathBuf::from("/sys/firmware"), field));
         assert_eq!(paths.readonly, []);
+    }
+
+    #[test]
+    fn masks_have_the_label_of_mounts() {
+        let label = |json| planned(json).unwrap().label;
+        assert_eq!(label(r#"{"mountLabel": "a:b:c", "maskedPaths": ["/x"]}"#).as_deref(), Some("a:b:c"));
+        assert_eq!(label(r#"{"mountLabel": ""}"#), None);
+        // Where there is no SELinux no file system has the option, and `Labels::check` has said so before.
+        if nix::unistd::geteuid().is_root() && !Path::new("/sys/fs/selinux").exists() {
+            assert_eq!(empty_directory(Some("a:b:c")).unwrap_err(), Errno::EINVAL);
+            assert!(empty_directory(None).is_ok());
+        }
     }
 
     #[test]

@@ -64,9 +64,25 @@ impl Rlimits {
     /// Before capabilities are dropped, since a higher hard limit needs CAP_SYS_RESOURCE; and late, since the
     /// limits hold for what init itself opens, writes and maps from then on.
     pub fn apply(&self) -> Result<()> {
-        self.0.iter().try_for_each(Rlimit::apply)
+        self.0.iter().try_for_each(|rlimit| match rlimit.waits() {
+            false => rlimit.apply(),
+            true if rlimit.hard < NEEDED => Ok(()),
+            true => Rlimit { soft: NEEDED, ..rlimit.clone() }.apply(),
+        })
+    }
+
+    /// The one that must wait until nothing is opened any more: just before execve. Whoever has come this far may lower it.
+    pub fn apply_last(&self) -> Result<()> {
+        self.0.iter().filter(|rlimit| rlimit.waits()).try_for_each(Rlimit::apply)
+    }
+
+    pub fn wait(&self) -> bool {
+        self.0.iter().any(Rlimit::waits)
     }
 }
+
+/// The numbers of descriptors among which a process that waits for `start` finds free ones, beside those it was handed.
+const NEEDED: u64 = 1024;
 
 fn plan_one(node: &Node) -> Option<Rlimit> {
     node.expect_keys(&["type", "soft", "hard"]);
@@ -88,6 +104,10 @@ fn plan_one(node: &Node) -> Option<Rlimit> {
 }
 
 impl Rlimit {
+    fn waits(&self) -> bool {
+        self.resource == Resource::RLIMIT_NOFILE && self.soft < NEEDED
+    }
+
     fn allow(&self, pid: Pid) -> Result<()> {
         let Self { resource, hard, ref field, .. } = *self;
         // A copy of this process has its limits.

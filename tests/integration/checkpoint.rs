@@ -36,6 +36,7 @@ tests![
     a_restored_container_is_limited,
     a_restored_container_is_in_its_namespaces,
     a_checkpoint_needs_processes_that_run,
+    a_user_namespace_is_not_saved,
     without_criu_nothing_happens,
     directories_that_will_not_do_are_named,
     a_failure_of_criu_is_told_with_its_log,
@@ -538,6 +539,15 @@ fn a_checkpoint_needs_processes_that_run() {
         }
     }
     assert!(!images(&c).exists());
+}
+
+fn a_user_namespace_is_not_saved() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.user_namespace().running();
+    assert!(checkpoint(&c, &[]).fails().contains("none of the devices of /dev can be made"));
+    assert_eq!(c.status(), "running");
+    assert!(restore(&c, &[]).fails().contains("with a user namespace cannot be saved and restored"));
 }
 
 fn without_criu_nothing_happens() {

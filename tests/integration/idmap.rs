@@ -25,6 +25,11 @@ tests![
     one_mapping_without_the_other_is_refused,
     a_remount_cannot_map,
     a_file_system_that_cannot_be_mapped_is_named,
+    no_new_file_system_stays_unmapped,
+    several_ranges_are_mapped,
+    what_is_below_must_be_mapped_too_or_is_named,
+    what_is_mounted_on_a_mapped_mount_stays_in_the_container,
+    flags_and_mappings_go_together,
 ];
 
 /// Ids on the file system from 0 on are those of the host from `host` on.
@@ -196,4 +201,121 @@ fn a_file_system_that_cannot_be_mapped_is_named() {
     c.mount(mapped(Path::new("/proc/self"), 5000, &["bind", "ro", "idmap"]));
     let error = c.refused("/mounts/7/options/2");
     assert!(error.contains("does not support id-mapped mounts"), "{error}");
+}
+
+/// What the option is on has its ids mapped, or there is no container.
+fn no_new_file_system_stays_unmapped() {
+    for (kind, at, mapped) in [
+        ("tmpfs", "/v", true),
+        ("ramfs", "/v", false),
+        ("proc", "/proc", false),
+        ("sysfs", "/v", false),
+        ("mqueue", "/v", false),
+        ("devpts", "/v", false),
+        ("cgroup", "/v", false),
+    ] {
+        for user_namespace in [false, true] {
+            let mut c = Sandbox::new();
+            if user_namespace {
+                c.user_namespace();
+            }
+            if at == "/proc" {
+                c.without_mount("/proc");
+            }
+            c.mount(json!({"destination": at, "type": kind, "source": kind, "options": ["idmap"],
+                "uidMappings": mapping(HOST_ROOT), "gidMappings": mapping(HOST_ROOT)}));
+            let last = c.config["mounts"].as_array().unwrap().len() - 1;
+            if mapped {
+                let root = if user_namespace { 0 } else { u64::from(HOST_ROOT) };
+                assert_eq!(ids(&c.stat(at)), (root, root), "{kind} {user_namespace}");
+            } else {
+                let error = c.refused(&format!("/mounts/{last}/options/0"));
+                assert!(error.contains("does not support id-mapped mounts"), "{kind}: {error}");
+            }
+        }
+    }
+    // An overlay of the host's.
+    let mut c = Sandbox::new();
+    let at = c.host_dir("overlay");
+    let options = format!("lowerdir={}:{}", volume(&c).display(), c.host_dir("empty").display());
+    mount(Some("overlay"), &at, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+    c.mount(mapped(&at, 5000, &["bind", "idmap"])).write_config();
+    let output = c.keel(&["create", &c.id]);
+    umount2(&at, MntFlags::MNT_DETACH).unwrap();
+    let error = output.fails();
+    assert!(error.contains("[config.json /mounts/7/options/1]"), "{error}");
+}
+
+fn several_ranges_are_mapped() {
+    let mut c = Sandbox::new();
+    let volume = volume(&c);
+    for (name, id) in [("first", 0), ("one", 100), ("none", 50)] {
+        fs::write(volume.join(name), "").unwrap();
+        chown(volume.join(name), Some(id), Some(id)).unwrap();
+    }
+    let ranges = json!([
+        {"containerID": 100, "hostID": 40, "size": 1},
+        {"containerID": 0, "hostID": 5000, "size": 10},
+    ]);
+    c.mount(mapped(&volume, 0, &["bind", "idmap"]));
+    c.set("/mounts/7/uidMappings", ranges.clone()).set("/mounts/7/gidMappings", ranges);
+    let seen = ["first", "file", "one", "none"].map(|name| ids(&c.stat(&format!("/v/{name}"))));
+    assert_eq!(seen, [(5000, 5000), (5007, 5008), (40, 40), (65534, 65534)]);
+}
+
+fn what_is_below_must_be_mapped_too_or_is_named() {
+    let mut c = Sandbox::new();
+    let volume = volume(&c);
+    let sub = c.host_dir("volume/sub");
+    mount(Some("proc"), &sub, Some("proc"), MsFlags::empty(), None::<&str>).unwrap();
+    let mut create = |option: &str| {
+        c.config["mounts"].as_array_mut().unwrap().truncate(7);
+        c.mount(mapped(&volume, 5000, &["rbind", option])).acts("stat /v/file").write_config();
+        c.keel(&["run", &c.id])
+    };
+    let (recursive, single) = (create("ridmap"), create("idmap"));
+    umount2(&sub, MntFlags::MNT_DETACH).unwrap();
+    let error = recursive.fails();
+    assert!(error.contains("or one below") && error.contains("[config.json /mounts/7/options/1]"), "{error}");
+    assert_eq!(ids(&single.ok().json()), (5007, 5008));
+}
+
+/// The clone leaves the peer group of its source before it is mapped.
+fn what_is_mounted_on_a_mapped_mount_stays_in_the_container() {
+    for user_namespace in [false, true] {
+        let mut c = Sandbox::new();
+        let volume = c.host_dir("volume");
+        mount(Some("tmpfs"), &volume, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(None::<&str>, &volume, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        fs::create_dir(volume.join("sub")).unwrap();
+        if user_namespace {
+            c.user_namespace();
+        }
+        for set in ["bounding", "effective", "permitted"] {
+            c.set(&format!("/process/capabilities/{set}/-"), "CAP_SYS_ADMIN");
+        }
+        let host = if user_namespace { HOST_ROOT } else { 0 };
+        c.mount(mapped(&volume, host, &["rbind", "idmap", "rshared"]));
+        c.mount(json!({"destination": "/v/sub", "type": "tmpfs", "source": "t"}));
+        c.acts("bind /dev /v/sub ; ls /v/sub/shm ; create /v/sub/shm/x y ; stat /v/sub/null").write_config();
+        let output = c.keel(&["run", &c.id]);
+        let host_mounts = c.host_mounts();
+        umount2(&volume, MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(output.ok().lines()[0], "ok");
+        assert_eq!(host_mounts.len(), 1, "{host_mounts:?}");
+    }
+}
+
+fn flags_and_mappings_go_together() {
+    let mut c = Sandbox::new();
+    c.user_namespace();
+    let volume = volume(&c);
+    c.mount(mapped(&volume, HOST_ROOT, &["rbind", "idmap", "ro", "nosuid", "noexec", "nodev", "rprivate"]));
+    let seen = c.report();
+    let mount = seen["mounts"].as_array().unwrap().iter().find(|mount| mount["at"] == "/v").unwrap().clone();
+    let options = &mount["options"];
+    for option in ["ro", "nosuid", "nodev", "noexec", "idmapped"] {
+        assert!(options.as_array().unwrap().contains(&json!(option)), "{option}: {options}");
+    }
+    assert_eq!(c.does("create /v/new x"), ["EROFS"]);
 }

@@ -52,8 +52,16 @@ fn empty_labels_are_none() {
 
 fn an_apparmor_profile_is_in_effect() {
     needs!(path(APPARMOR));
-    let mut c = Sandbox::new();
-    assert_eq!(c.set("/process/apparmorProfile", "unconfined").report()["label"], "unconfined");
+    for user_namespace in [false, true] {
+        let mut c = Sandbox::new();
+        if user_namespace {
+            c.user_namespace();
+        }
+        c.set("/process/apparmorProfile", "unconfined");
+        assert_eq!(c.report()["label"], "unconfined");
+        c.running();
+        assert_eq!(c.exec_report(&[])["label"], "unconfined");
+    }
 }
 
 fn an_unknown_apparmor_profile_is_refused() {

@@ -40,6 +40,7 @@ mod hooks;
 mod idmap;
 mod keyring;
 mod kill;
+mod layers;
 mod lifecycle;
 mod limits;
 mod limits_cpu;
@@ -128,6 +129,7 @@ const TESTS: &[&[Test]] = &[
     seccomp_libseccomp::TESTS,
     lsm::TESTS,
     keyring::TESTS,
+    layers::TESTS,
     hooks::TESTS,
     net_devices::TESTS,
     rdt::TESTS,

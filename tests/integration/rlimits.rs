@@ -9,6 +9,7 @@ use crate::tests;
 tests![
     each_limit_is_the_configured_one,
     limits_that_are_not_listed_stay,
+    a_container_with_few_descriptors_is_started,
     no_list_is_no_change,
     a_limit_twice_is_refused,
     an_unknown_limit_is_refused,
@@ -53,6 +54,24 @@ fn limits_that_are_not_listed_stay() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_STACK).unwrap();
     assert_eq!(seen["rlimits"]["RLIMIT_STACK"], json!([soft, hard]));
     assert_eq!(seen["rlimits"]["RLIMIT_NOFILE"], json!([1024, 1024]));
+}
+
+/// What waits for `start`, or for the end of a hook, needs some itself.
+fn a_container_with_few_descriptors_is_started() {
+    for (soft, hard) in [(3, 3), (4, 4), (3, 4096), (0, 0)] {
+        let mut c = Sandbox::new();
+        c.set("/process/rlimits", json!([limit("RLIMIT_NOFILE", soft, hard)]));
+        c.set("/hooks/startContainer", json!([{"path": "/payload", "args": ["/payload", "echo", "hook"]}]));
+        c.acts("pause").created();
+        c.start().ok();
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", c.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[3..5], [soft.to_string(), hard.to_string()]);
+        let opened = if soft > 3 { "ok\n" } else { "EMFILE\n" };
+        assert_eq!(c.exec(&[], "open r /payload").ok().stdout, opened);
+        c.delete_force().ok();
+    }
 }
 
 fn no_list_is_no_change() {

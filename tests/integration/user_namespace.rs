@@ -23,6 +23,7 @@ tests![
     devices_have_their_numbers_modes_and_owners,
     a_device_works_and_cannot_be_made,
     devices_are_bound_on_a_read_only_or_used_rootfs,
+    the_parent_makes_a_tmpfs_on_dev_with_its_devices,
     a_device_that_is_there_already_is_taken,
     a_planted_device_path_is_refused,
     standard_streams_belong_to_the_mapped_user,
@@ -47,6 +48,8 @@ tests![
     the_container_cannot_reach_what_is_the_hosts,
     the_kernel_says_what_it_does_not_map,
     a_flag_of_the_hosts_mount_cannot_be_taken_off,
+    a_flag_of_the_hosts_mount_stays_in_a_joined_mount_namespace,
+    a_mount_namespace_of_another_user_namespace_is_refused,
     a_bind_without_the_mounts_below_it_is_explained,
     without_a_cgroup_namespace_no_cgroup_can_be_changed,
     new_joined_and_absent_namespaces_combine,
@@ -201,6 +204,44 @@ fn devices_are_bound_on_a_read_only_or_used_rootfs() {
     c.set("/root/readonly", true);
     for _ in 0..2 {
         assert_eq!(c.stat("/dev/null")["rdev"], "1:3");
+    }
+}
+
+/// Where it cannot, each is bound.
+fn the_parent_makes_a_tmpfs_on_dev_with_its_devices() {
+    for (options, bound) in [
+        (&["nosuid", "strictatime", "mode=755", "size=65536k"][..], false),
+        (&["nosuid", "mode=755", "ro"], false),
+        (&["nosuid", "mode=755", "nodev"], true),
+        (&["nosuid", "mode=755", "uid=7"], true),
+        (&["nosuid"], true),
+    ] {
+        let mut c = sandbox();
+        c.set("/mounts/1/options", json!(options));
+        c.set(
+            "/linux/devices",
+            json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "uid": 7}]),
+        );
+        let seen = c.report();
+        let mounts = seen["mounts"].as_array().unwrap().iter();
+        let points: Vec<&str> = mounts.map(|mount| mount["at"].as_str().unwrap()).collect();
+        for device in ["/dev/null", "/dev/fuse"] {
+            assert_eq!(points.contains(&device), bound, "{options:?}: {points:?}");
+        }
+        assert_eq!(
+            seen["dev"]["null"],
+            json!({"type": "c", "mode": "0666", "uid": 0, "gid": 0, "rdev": "1:3"})
+        );
+        assert_eq!(
+            (&seen["dev"]["fuse"]["rdev"], &seen["dev"]["fuse"]["uid"]),
+            (&json!("10:229"), &json!(7))
+        );
+        let top = c.stat("/dev");
+        let owner = if options.contains(&"uid=7") { 7 } else { 0 };
+        assert_eq!((&top["uid"], &top["mode"]), (&json!(owner), &json!("0755")), "{options:?}");
+        let (made, written) = if options.contains(&"ro") { ("EROFS", "ok") } else { ("ok", "ok") };
+        let made = if owner == 7 { "EACCES" } else { made };
+        assert_eq!(c.does("create /dev/file x ; write /dev/null x"), [made, written], "{options:?}");
     }
 }
 
@@ -536,6 +577,44 @@ fn a_flag_of_the_hosts_mount_cannot_be_taken_off() {
     assert_eq!(output.ok().lines(), ["EPERM", "EROFS"]);
     let error = cleared.fails();
     assert!(error.contains("cannot take a flag off") && error.contains("[config.json /mounts/7]"), "{error}");
+}
+
+/// Nor is one that is joined together with a mount namespace.
+fn a_flag_of_the_hosts_mount_stays_in_a_joined_mount_namespace() {
+    let mut first = sandbox();
+    let pid = first.running().pid();
+    let mut c = sandbox();
+    with_capability(&mut c, "CAP_SYS_ADMIN");
+    join_user(&mut c, pid);
+    c.without_namespace("mount");
+    c.set("/linux/namespaces/-", json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")}));
+    let volume = volume(&mut c, HOST_ROOT);
+    let options = format!("uid={HOST_ROOT}");
+    mount(Some("tmpfs"), &volume, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+    let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+    mount(None::<&str>, &volume, None::<&str>, remount, None::<&str>).unwrap();
+    fs::write(c.rootfs().join("tmp/of-the-host"), "").unwrap();
+    c.acts("remount-rw /v ; create /v/x y ; ls /tmp ; write /dev/null x").write_config();
+    let output = c.keel(&["run", &c.id]);
+    umount2(&volume, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(output.ok().lines(), ["EPERM", "EROFS", "of-the-host", "ok"]);
+}
+
+fn a_mount_namespace_of_another_user_namespace_is_refused() {
+    let mut first = sandbox();
+    let pid = first.running().pid();
+    let path = json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")});
+    let mut c = sandbox();
+    c.without_namespace("mount").set("/linux/namespaces/-", path.clone());
+    let error = c.refused("/linux/namespaces/6/path");
+    assert!(error.contains("a new user namespace has no rights in it"), "{error}");
+    let mut other = sandbox();
+    let pid = other.running().pid();
+    let mut c = sandbox();
+    join_user(&mut c, pid);
+    c.without_namespace("mount").set("/linux/namespaces/-", path);
+    let error = c.refused("/linux/namespaces/6/path");
+    assert!(error.contains("belongs to another user namespace"), "{error}");
 }
 
 /// CVE-2023-25809, whose container could write to the cgroups of its host user.

@@ -1,11 +1,12 @@
-//! The devices of a container in a user namespace, where nobody can make one: the parent makes them all, on a tmpfs of
-//! its own, and init binds each where it belongs.
+//! The devices of a container in a user namespace, where nobody can make one: the parent makes those of /dev on the tmpfs
+//! that is mounted there, if there is one, and the others on a tmpfs of its own, from where init binds each where it
+//! belongs.
 //!
 //! Not the host's nodes: theirs are the host's owners and modes, which whoever is in the container could change or
 //! could not use, and the config may put a device where the host has none.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -50,42 +51,70 @@ impl Device {
 }
 
 /// A tmpfs, attached nowhere, with all devices of a container that has a user namespace: those of the list have their
-/// index as name. For the parent, before the clone; `map` says who their owners are.
-pub fn shelf(devices: &Devices, map: &IdMap) -> Result<Option<OwnedFd>> {
-    if !devices.shelved || devices.on_shelf().next().is_none() && devices.defaults().is_empty() {
+/// index as name. `dev` says that there are those that [`fill_dev`] makes. For the parent, before the clone; `map` says who
+/// their owners are.
+pub fn shelf(devices: &Devices, map: &IdMap, dev: bool) -> Result<Option<OwnedFd>> {
+    let listed = || devices.on_shelf().filter(|(_, device)| !dev || device.name_in_dev().is_none());
+    let defaults = || devices.defaults().iter().filter(|_| !dev);
+    if !devices.shelved || listed().next().is_none() && defaults().next().is_none() {
         return Ok(None);
     }
-    let host = |uid, gid| {
-        let unmapped =
-            || Error::new(format!("user {uid} or group {gid} is not mapped in the user namespace"));
-        map.host_uid(uid).zip(map.host_gid(gid)).ok_or_else(unmapped)
-    };
-    // Without a root in the container they are nobody's, and for everybody all the same.
-    let (uid, gid) = map.host_root();
-    let root = uid.zip(gid);
     let fs = fsopen("tmpfs").context(|| "open file system tmpfs")?;
     fsconfig_create(&fs).context(|| "create a tmpfs")?;
     let shelf = fsmount(&fs, attr::NOSUID | attr::NOEXEC).context(|| "mount a tmpfs")?;
-    let put = |name: &str, inode: Inode, mode: Mode, owner: Option<(Uid, Gid)>| -> Result<()> {
-        mknodat(&shelf, name, inode.kind, Mode::empty(), inode.number)?;
-        if let Some((uid, gid)) = owner {
-            fchownat(&shelf, name, Some(uid), Some(gid), AtFlags::empty())?;
-        }
-        // After the owner, whose change clears some bits; and whatever the umask of the caller.
-        Ok(fchmodat(&shelf, name, mode, FchmodatFlags::FollowSymlink)?)
-    };
-    for (name, device) in devices.on_shelf() {
-        host(device.uid, device.gid)
-            .and_then(|owner| put(&name, device.inode, device.mode, Some(owner)))
-            .context(|| format!("create device {} ({:?})", device.path.display(), device.inode))
-            .at(&device.field)?;
-    }
-    for (name, inode) in devices.defaults() {
-        put(name, *inode, Mode::from_bits_truncate(0o666), root)
-            .context(|| format!("create device /dev/{name} ({inode:?})"))
-            .at(&devices.field)?;
-    }
+    listed().try_for_each(|(name, device)| device.put(&shelf, name.as_ref(), map))?;
+    defaults().try_for_each(|default| put_default(&shelf, default, map, devices))?;
     Ok(Some(shelf))
+}
+
+/// Makes the devices of /dev on the new file system that will be mounted there. For the parent.
+pub fn fill_dev(devices: &Devices, map: &IdMap, dev: BorrowedFd<'_>) -> Result<()> {
+    for (_, device) in devices.on_shelf() {
+        device.name_in_dev().map_or(Ok(()), |name| device.put(dev, name, map))?;
+    }
+    devices.defaults().iter().try_for_each(|default| put_default(dev, default, map, devices))
+}
+
+impl Device {
+    /// Its name if it lies in /dev and in no directory there.
+    fn name_in_dev(&self) -> Option<&OsStr> {
+        self.path.file_name().filter(|_| self.path.parent() == Some(Path::new("/dev")))
+    }
+
+    fn put(&self, dir: impl AsFd, name: &OsStr, map: &IdMap) -> Result<()> {
+        let (uid, gid) = (self.uid, self.gid);
+        let unmapped =
+            || Error::new(format!("user {uid} or group {gid} is not mapped in the user namespace"));
+        map.host_uid(uid)
+            .zip(map.host_gid(gid))
+            .ok_or_else(unmapped)
+            .and_then(|owner| put(dir, name, self.inode, self.mode, Some(owner)))
+            .context(|| format!("create device {} ({:?})", self.path.display(), self.inode))
+            .at(&self.field)
+    }
+}
+
+fn put_default(
+    dir: impl AsFd,
+    (name, inode): &(&'static str, Inode),
+    map: &IdMap,
+    devices: &Devices,
+) -> Result<()> {
+    // Without a root in the container they are nobody's, and for everybody all the same.
+    let (uid, gid) = map.host_root();
+    put(dir, name.as_ref(), *inode, Mode::from_bits_truncate(0o666), uid.zip(gid))
+        .context(|| format!("create device /dev/{name} ({inode:?})"))
+        .at(&devices.field)
+}
+
+fn put(dir: impl AsFd, name: &OsStr, inode: Inode, mode: Mode, owner: Option<(Uid, Gid)>) -> Result<()> {
+    let dir = dir.as_fd();
+    mknodat(dir, name, inode.kind, Mode::empty(), inode.number)?;
+    if let Some((uid, gid)) = owner {
+        fchownat(dir, name, Some(uid), Some(gid), AtFlags::empty())?;
+    }
+    // After the owner, whose change clears some bits; and whatever the umask of the caller.
+    Ok(fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink)?)
 }
 
 /// Binds them all where they belong. For init, as [`super::apply`]; `dev` is /dev, unless the caller brings that.

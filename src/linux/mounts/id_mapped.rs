@@ -54,6 +54,10 @@ impl IdMapped {
         Some(Self { map, recursive, field })
     }
 
+    pub fn field(&self) -> &Field {
+        &self.field
+    }
+
     /// Maps the ids of a mount that is attached nowhere. For the parent: the file system is the host's.
     pub fn apply(&self, mount: &OwnedFd, users: &Users) -> Result<()> {
         let map = || {
@@ -80,12 +84,18 @@ pub struct Users<'a> {
     proc: &'a Proc,
     container: Option<&'a IdMap>,
     made: RefCell<Vec<(IdMap, OwnedFd)>>,
+    inside: bool,
 }
 
 impl<'a> Users<'a> {
-    /// `container`: the mappings of the container's user namespace.
-    pub fn new(proc: &'a Proc, container: Option<&'a IdMap>) -> Self {
-        Self { proc, container, made: RefCell::default() }
+    /// `container`: the mappings of the container's user namespace. `inside`: the sources of mounts are opened in a
+    /// mount namespace that belongs to a user namespace, and is the container's, or gone soon.
+    pub fn new(proc: &'a Proc, container: Option<&'a IdMap>, inside: bool) -> Self {
+        Self { proc, container, made: RefCell::default(), inside }
+    }
+
+    pub fn is_inside(&self) -> bool {
+        self.inside
     }
 
     /// The mappings of the container's user namespace, if it has one of its own.

@@ -9,7 +9,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::fchownat;
 
-use super::{Mount, Mounts, Source, Users, What, cgroups, set};
+use super::{Mount, Mounts, Source, Users, What, cgroups, layers, set};
 use crate::error::{At, Context, Error, Result};
 use crate::linux::file_system::FileSystem;
 use crate::sys::mount::open_tree_clone;
@@ -56,6 +56,10 @@ impl Mount {
         Ok(Some(tree))
     }
 
+    pub(super) fn open(&self, cgroup: Option<BorrowedFd>, users: &Users) -> Result<Option<OwnedFd>> {
+        self.open_source(cgroup, users).context(|| self.to_string()).at(&self.field)
+    }
+
     /// Whether [`open_sources`] has one for it.
     fn has_source(&self) -> bool {
         matches!(self.what, What::Bind { .. } | What::New { by_parent: true, .. })
@@ -63,7 +67,13 @@ impl Mount {
 
     /// The file system that this mounts, attached nowhere. For the parent.
     fn mount(&self, file_system: &FileSystem, mode: Option<u32>, users: &Users) -> Result<OwnedFd> {
-        let mount = file_system.mount(mode, self.early_attributes().set)?;
+        let attributes = self.early_attributes().set;
+        if let (Some(ids), true) = (&self.ids, file_system.is_overlay()) {
+            return layers::with_mapped(&file_system.layers(), ids, users, |layers| {
+                file_system.mount_over(layers, mode, attributes)
+            });
+        }
+        let mount = file_system.mount(mode, attributes)?;
         match (&self.ids, users.container()) {
             (Some(ids), _) => ids.apply(&mount, users)?,
             // Empty, it would be the host's root's, and nobody in the container could make anything in it.
@@ -85,9 +95,11 @@ pub fn open_sources(
     cgroup: Option<BorrowedFd>,
     users: &Users,
 ) -> Result<Vec<Option<OwnedFd>>> {
-    let open =
-        |mount: &Mount| mount.open_source(cgroup, users).context(|| mount.to_string()).at(&mount.field);
-    mounts.list.iter().map(open).collect()
+    let open = |(index, mount): (usize, &Mount)| match mounts.is_dev(index) {
+        true => Ok(None),
+        false => mount.open(cgroup, users),
+    };
+    mounts.list.iter().enumerate().map(open).collect()
 }
 
 impl Mounts {
