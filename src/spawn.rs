@@ -228,6 +228,20 @@ impl Spawned {
         }
     }
 
+    /// Why init has given up, if it has said so and nobody has listened yet.
+    pub fn last_words(&self) -> Option<Error> {
+        if !is_ending(self.pid) {
+            return None;
+        }
+        loop {
+            match self.sync.receive() {
+                Ok(FromInit::Failed(error)) => return Some(error),
+                Ok(FromInit::Closed) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// The signal that has ended init, if it has ended and by one.
     pub fn killed_by(&self) -> Option<Signal> {
         match is_ending(self.pid).then(|| self.wait()) {

@@ -106,6 +106,7 @@ pub(super) fn open_for_init(
         mapped: users.container().map(|map| {
             map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
         }),
+        scope_follows: plan.cgroup.scope().is_some(),
         cgroup_leaf: leaf.map(|(leaf, cgroup)| leaf.make(cgroup)).transpose()?,
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
         gate: waits.then(|| container.bind_start_socket()).transpose()?,
