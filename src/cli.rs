@@ -18,7 +18,7 @@ pub use argv::{command_name, normalise};
 pub use checkpoint::*;
 pub use options::*;
 
-use crate::cgroup::{Manager, SYSTEMD};
+use crate::cgroup::Manager;
 use crate::error::{Error, Result};
 use crate::log;
 
@@ -44,7 +44,7 @@ pub struct Global {
     /// The same as --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
-    /// How the container's cgroup is made: cgroupfs, the default; disabled for none; systemd is not supported yet
+    /// Who makes the container's cgroup: cgroupfs, which is keel itself, or systemd; disabled for none [default: cgroupfs]
     #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
     cgroup_manager: Option<String>,
     /// Whether to run without privileges, which is not supported yet [default: auto]
@@ -69,8 +69,15 @@ impl Global {
     pub fn manager(&self) -> Manager {
         match self.cgroup_manager.as_deref() {
             Some("disabled") => Manager::Disabled,
+            Some("systemd") => Self::systemd(),
+            _ if self.systemd_cgroup => Self::systemd(),
             _ => Manager::Cgroupfs,
         }
+    }
+
+    /// The one that lets this user make units.
+    fn systemd() -> Manager {
+        if nix::unistd::geteuid().is_root() { Manager::Systemd } else { Manager::SystemdUser }
     }
 
     /// Whether `--root` was given: a default that does not exist yet holds no containers, another is an error.
@@ -89,9 +96,6 @@ impl Global {
         let manager = self.cgroup_manager.as_deref();
         if self.systemd_cgroup && manager.is_some_and(|manager| manager != "systemd") {
             return Err(Error::new("--systemd-cgroup contradicts --cgroup-manager"));
-        }
-        if (self.systemd_cgroup || manager == Some("systemd")) && !SYSTEMD {
-            return Err(Error::new("the systemd cgroup driver is not supported yet"));
         }
         if self.rootless.as_deref() == Some("true") {
             return Err(Error::new("running without privileges (--rootless true) is not supported yet"));
@@ -416,8 +420,6 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_an_error() {
         for (line, message) in [
-            ("--systemd-cgroup state c", "the systemd cgroup driver is not supported yet"),
-            ("state c --cgroup-manager systemd", "the systemd cgroup driver is not supported yet"),
             (
                 "--systemd-cgroup --cgroup-manager cgroupfs state c",
                 "--systemd-cgroup contradicts --cgroup-manager",

@@ -6,27 +6,30 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle>
 
 mod for_init;
+mod own_cgroup;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
+use crate::cgroup::systemd::Bus;
 use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
-use crate::create::for_init::{make_dev, map_ids, open_for_init, open_trees, user_namespace};
+use crate::create::for_init::{
+    make_dev, map_ids, open_early, open_for_init, open_trees, opens_late, user_namespace,
+};
 use crate::delete::destroy;
-use crate::error::{Context, Error, Field, Result};
+use crate::error::{Context, Field, Result};
 use crate::fds::Passed;
 use crate::handover;
 use crate::host::Host;
 use crate::init::{self};
 use crate::linux::idmap::IdMap;
 use crate::linux::mounts::Users;
-use crate::linux::namespaces::{Kind, in_locked_mount_namespace, in_mount_namespace};
+use crate::linux::namespaces::{Kind, in_mount_namespace};
 use crate::linux::self_exe::{self, Protection};
 use crate::linux::{hooks, net_devices};
 use crate::log;
@@ -125,6 +128,7 @@ fn from_bundle(
         mode,
         interrupt,
         state,
+        bus: None,
         cgroup: None,
         oom_watch: oom::Watch::default(),
         net_devices: None,
@@ -188,6 +192,8 @@ struct Making<'a> {
     mode: Mode,
     interrupt: Option<BorrowedFd<'a>>,
     state: State,
+    /// Where systemd waits to be asked for the container's cgroup.
+    bus: Option<Bus>,
     cgroup: Option<Cgroup>,
     oom_watch: oom::Watch,
     net_devices: Option<net_devices::Given>,
@@ -204,24 +210,6 @@ impl Making<'_> {
         if self.mode == Mode::Create { Ok(None) } else { Notify::listen(&self.container) }
     }
 
-    fn make_cgroup(&mut self) -> Result<()> {
-        if self.options.cgroup_manager == Manager::Disabled {
-            return self.container.create_state(&self.state);
-        }
-        let path = self.plan.cgroup.path(&self.host)?;
-        // Before the state names it as what to kill: it may be somebody else's.
-        Cgroup::refuse_used(&self.plan.cgroup, &path)?;
-        self.state.cgroup = Some(path.clone());
-        self.container.create_state(&self.state)?;
-        let made = Cgroup::create(&self.plan.cgroup, &path, &self.host);
-        // It has undone itself, and what is there now is not ours.
-        let cgroup = made.inspect_err(|_| self.state.cgroup = None)?;
-        self.oom_watch = oom::Watch::new(&self.plan.cgroup, &cgroup)?;
-        self.state.oom_watch = self.oom_watch.field.is_some().then(|| self.oom_watch.clone());
-        self.cgroup = Some(cgroup);
-        Ok(())
-    }
-
     /// Clones the container's first process and sees it through to its program, or to where it waits for `start`.
     fn first_process(&mut self) -> Result<First> {
         self.make_cgroup()?;
@@ -233,17 +221,11 @@ impl Making<'_> {
         let inside = map.is_some() && plan.namespaces.is_private(Kind::Mount);
         let users = Users::new(&proc, map.as_ref(), inside);
         let cgroup = self.cgroup.as_ref();
-        let open = || -> Result<_> {
-            let mut trees = open_trees(plan, &self.host, cgroup, &users)?;
-            make_dev(plan, &mut trees, &users)?;
-            Ok(trees)
-        };
-        let trees = match (inside, plan.namespaces.is_new(Kind::Mount)) {
-            (false, _) => Some(open()?),
-            // Init would be able to take the host's flags off what is opened here.
-            (true, false) => Some(in_locked_mount_namespace(&proc, open)?),
-            (true, true) => None,
-        };
+        // The others are opened once init is where they are: in its mount namespace, in its scope.
+        let late = opens_late(plan, &users);
+        let trees = (!late && !plan.binds_scope())
+            .then(|| open_early(plan, &self.host, cgroup, &proc, &users))
+            .transpose()?;
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
@@ -251,7 +233,11 @@ impl Making<'_> {
             init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
         })?;
         let console = match self.see_through(&spawned, &proc, map.as_ref(), &users) {
-            Err(error) => return Err(self.oom_kill(&spawned).unwrap_or(error)),
+            Err(error) => {
+                // systemd removes the cgroup with init, and what fails for want of it is not the reason.
+                let reason = self.oom_kill(&spawned).or_else(|| spawned.last_words());
+                return Err(reason.unwrap_or(error));
+            }
             Ok(console) => console,
         };
         if self.mode != Mode::Create
@@ -273,24 +259,35 @@ impl Making<'_> {
         map: Option<&IdMap>,
         users: &Users,
     ) -> Result<Option<Console>> {
-        let Self { options, plan, container, mode, interrupt, state, .. } = self;
         // First of all, since init waits for it.
+        self.enter_scope(spawned)?;
+        let Self { options, plan, container, mode, interrupt, state, .. } = self;
         if let Some(map) = map {
             map_ids(plan, map, proc, spawned)?;
+        }
+        let late = opens_late(plan, users);
+        let mut trees = None;
+        if late {
             let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
-            let init = spawned.pidfd.as_fd();
-            let late = plan.namespaces.is_new(Kind::Mount);
-            let trees = late.then(|| in_mount_namespace(init, proc, open)).transpose()?;
-            trees.iter().try_for_each(|trees| spawned.send(|sync| trees.send_root(sync)))?;
+            trees = Some(in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?);
+        } else if plan.binds_scope() {
+            trees = Some(open_early(plan, &self.host, self.cgroup.as_ref(), proc, users)?);
+        }
+        trees.iter().try_for_each(|trees| spawned.send(|sync| trees.send_root(sync)))?;
+        if map.is_some() {
             spawned.tell(ToInit::Continue)?;
-            // While init goes to its root.
-            if let Some(mut trees) = trees {
+        }
+        if let Some(mut trees) = trees {
+            if late {
+                // While init goes to its root.
                 make_dev(plan, &mut trees, users)?;
-                spawned.send(|sync| trees.send_sources(sync))?;
             }
+            spawned.send(|sync| trees.send_sources(sync))?;
         }
         // From here to the first word of init, all is done while init mounts.
-        state.set_init(spawned.pid)?;
+        if state.pid == 0 {
+            state.set_init(spawned.pid)?;
+        }
         // Hooks may ask for the state; without them it may say "created" now, since init does not go on alone.
         let hooks = plan.hooks.any_in_create();
         state.creating = hooks;
@@ -356,12 +353,6 @@ impl Making<'_> {
         };
         commit().inspect_err(|_| self.remove_pid_file())?;
         Ok(console)
-    }
-
-    /// An init that the out-of-memory killer took cannot say so, and whatever else fails then does so for that.
-    fn oom_kill(&self, spawned: &Spawned) -> Option<Error> {
-        let (Some(cgroup), Some(Signal::SIGKILL)) = (&self.cgroup, spawned.killed_by()) else { return None };
-        self.oom_watch.killed(cgroup).ok().flatten()
     }
 
     fn remove_pid_file(&self) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cgroup::Manager;
+use crate::cgroup::{Manager, systemd};
 use crate::container::{Container, NO_CGROUP, State, Status};
 use crate::error::{Context, Error, Kind, Result};
 use crate::linux::hooks;
@@ -113,6 +113,12 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
             removed => removed?,
         }
     }
+    if let (Some(unit), Some(instance)) = (&state.unit, state.cgroup_manager.systemd()) {
+        // A create that failed cannot say whether its unit came to be; one whose process was dead by then would stay.
+        let description = state.cgroup.is_none().then(|| state.description());
+        // Without an answer it ends too, as its cgroup is gone.
+        systemd::stop(unit, instance, description.as_deref()).unwrap_or_else(log::warning);
+    }
     if state.cgroup_manager == Manager::Disabled && !state.pid_namespace_private {
         log::warning(format_args!("container {}: {NO_CGROUP}, its other processes may live on", state.id));
     }
@@ -137,9 +143,10 @@ pub fn destroy_unless_gone(container: &mut Container, state: &State) -> Result<(
 }
 
 /// Until init is known, the state names the cgroup that `create` is about to make, or to find in use by others and
-/// refuse. Their processes must live; an init that is there has not been released, and ends with its `create`.
+/// refuse. Their processes must live; an init that is there has not been released, and ends with its `create`. (That of a
+/// unit is named when systemd has made it.)
 fn is_cgroup_ours(state: &State) -> bool {
-    state.pid != 0 || !state.creating
+    state.pid != 0 || !state.creating || state.unit.is_some()
 }
 
 /// SIGKILL to init, which takes all of its own pid namespace along. Gives it to be waited for, if it was alive.

@@ -12,7 +12,7 @@ use oci_spec::runtime::{
     Seccomp, Selinux,
 };
 
-use crate::cgroup::{self, delegate};
+use crate::cgroup::{self, delegate, systemd};
 use crate::checkpoint;
 use crate::container::OCI_VERSION;
 use crate::error::{Context, Result};
@@ -41,6 +41,7 @@ fn all() -> Features {
         .set_annotations(Some(HashMap::from([(name.into(), enabled.into())])))
         .set_potentially_unsafe_config_annotations(Some(texts([
             delegate::ANNOTATION,
+            systemd::ANNOTATIONS,
             checkpoint::CONFIG_ANNOTATION,
         ])));
     features
@@ -52,7 +53,7 @@ fn linux() -> LinuxFeature {
     cgroup
         .set_v1(Some(false))
         .set_v2(Some(true))
-        .set_systemd(Some(cgroup::SYSTEMD))
+        .set_systemd(Some(true))
         .set_systemd_user(Some(cgroup::SYSTEMD_USER))
         .set_rdma(Some(true));
     let mut intel_rdt = IntelRdt::default();

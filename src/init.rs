@@ -40,6 +40,8 @@ pub struct Inherited {
     pub devices: Option<OwnedFd>,
     /// Whom it becomes in its user namespace, if that is not the runtime's own.
     pub mapped: Option<(Uid, Gid)>,
+    /// Whether its cgroup is still to be made, around it.
+    pub scope_follows: bool,
     /// Where init moves to, from the top of its cgroup namespace.
     pub cgroup_leaf: Option<OwnedFd>,
     /// Where the terminal's master goes; without it, to create.
@@ -148,9 +150,14 @@ fn set_up<'p>(
     // What is made in the rootfs gets the modes that the config gives.
     let callers_umask = umask(Mode::empty());
     setsid().context(|| "start a session")?;
+    let leaf = match inherited.scope_follows {
+        // If create dies before that, nobody knows of this process.
+        true => create.receive_scope()?.unwrap_or_else(|| exit_now(1)),
+        false => inherited.cgroup_leaf,
+    };
     plan.namespaces.enter_as_init(joined)?;
     // After it, since a cgroup namespace is rooted where init is when it makes it.
-    inherited.cgroup_leaf.map_or(Ok(()), delegate::enter)?;
+    leaf.map_or(Ok(()), delegate::enter)?;
     let proc = if inherited.mapped.is_some() { Proc::private_or_host() } else { Proc::private() };
     if inherited.mapped.is_some() && plan.needs_proc_inside() {
         proc.prepare()?;

@@ -21,7 +21,7 @@
 //! | `hooks` | [`linux::hooks`] |
 //! | `linux.namespaces`, `timeOffsets` | [`linux::namespaces`] |
 //! | `linux.devices` | [`linux::devices`] |
-//! | `linux.cgroupsPath` | [`cgroup`] |
+//! | `linux.cgroupsPath` | [`cgroup`]; for systemd, with `annotations["org.systemd.property.*"]`, [`cgroup::systemd`] |
 //! | whom the cgroup belongs to, `annotations["run.oci.delegate-cgroup"]` | [`cgroup::delegate`] |
 //! | `linux.resources.devices` | [`cgroup::devices`] |
 //! | `linux.maskedPaths`, `readonlyPaths` | [`linux::paths`] |

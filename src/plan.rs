@@ -117,7 +117,7 @@ impl Plan {
         let process = config.object("process");
         let mut plan = Self {
             annotations: plan_annotations(&config),
-            cgroup: cgroup::plan(&config, Some(&linux), id),
+            cgroup: cgroup::plan(&config, Some(&linux), id, manager),
             cgroup_owner: None,
             rootfs: rootfs::plan(&config, &bundle.dir, has(Kind::Mount), no_pivot),
             mounts: mounts::plan(&config, &bundle.dir, own),
@@ -150,6 +150,11 @@ impl Plan {
     fn delegatee(&self) -> Option<Uid> {
         let delegated = self.namespaces.is_new(Kind::Cgroup) && self.mounts.has_writable_cgroup();
         self.process.as_ref().filter(|_| delegated).map(|process| process.user.uid())
+    }
+
+    /// Whether a mount shows the cgroup alone that systemd makes when init is there.
+    pub fn binds_scope(&self) -> bool {
+        self.cgroup.scope().is_some() && self.mounts.binds_cgroup()
     }
 
     pub fn terminal(&self) -> Option<&Terminal> {

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
+use crate::cgroup::systemd::Bus;
 use crate::cgroup::{self, Cgroup, Manager, delegate};
 use crate::checkpoint::{check, common, external_key};
 use crate::cli::RestoreOptions;
@@ -107,26 +108,30 @@ impl Making<'_> {
         streams: Vec<InheritFd>,
         interrupt: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
-        let path = self.plan.cgroup.path(&self.host)?;
-        Cgroup::refuse_used(&self.plan.cgroup, &path)?;
-        self.state.cgroup = Some(path.clone());
-        self.container.create_state(&self.state)?;
-        let made = Cgroup::create(&self.plan.cgroup, &path, &self.host);
-        // It has undone itself, and what is there now is not ours.
-        self.cgroup = Some(made.inspect_err(|_| self.state.cgroup = None)?);
+        let bus = match self.options.cgroup_manager.systemd() {
+            Some(instance) => {
+                self.state.unit = self.plan.cgroup.scope().map(|scope| scope.name.clone());
+                self.container.create_state(&self.state)?;
+                Some(Bus::connect(instance)?)
+            }
+            None => self.make_cgroup().map(|()| None)?,
+        };
         self.container.write_config(config)?;
 
         let proc = Proc::host();
         let joined = self.plan.namespaces.open(&proc)?;
         check_private(&self.plan, &joined)?;
-        let cgroup = self.cgroup.as_ref().expect("it has just been made");
-        let mut opts = self.request(images, &proc, &joined, cgroup)?;
-        opts.inherit_fd.extend(streams);
-        opts.root = Some(self.make_root(cgroup)?);
         // The processes keep that of criu.
         join_keyring(self.plan.process.as_ref(), &proc, &self.options.id)?;
         let passed: Vec<_> = [Kind::Network, Kind::Pid].iter().filter_map(|&kind| joined.get(kind)).collect();
-        let criu = Criu::start(Some(cgroup.as_fd()), &passed)?;
+        let criu = Criu::start(self.cgroup.as_ref().map(Cgroup::as_fd), &passed)?;
+        if let Some(bus) = bus {
+            self.enter_scope(bus, criu.pid)?;
+        }
+        let cgroup = self.cgroup.as_ref().ok_or(Errno::ENOENT)?;
+        let mut opts = self.request(images, &proc, &joined, cgroup)?;
+        opts.inherit_fd.extend(streams);
+        opts.root = Some(self.make_root(cgroup)?);
         self.state.set_init(criu.pid)?;
         if let Some(rdt) = &self.plan.rdt {
             self.state.rdt = Some(rdt.apply(&proc, &self.options.id, criu.pid)?);
@@ -144,6 +149,27 @@ impl Making<'_> {
         let (plan, cgroup) = (&self.plan, self.cgroup.as_ref().ok_or(Errno::ENOENT)?);
         plan.cgroup.leaf.as_ref().map_or(Ok(()), |leaf| leaf.free(cgroup, self.host.cgroup2()?))?;
         plan.cgroup_owner.map_or(Ok(()), |uid| delegate::give(cgroup, plan.cgroup.leaf.as_ref(), uid))
+    }
+
+    fn make_cgroup(&mut self) -> Result<()> {
+        let path = self.plan.cgroup.path(&self.host)?;
+        Cgroup::refuse_used(&self.plan.cgroup, &path)?;
+        self.state.cgroup = Some(path.clone());
+        self.container.create_state(&self.state)?;
+        let made = Cgroup::create(&self.plan.cgroup, &path, &self.host);
+        // It has undone itself, and what is there now is not ours.
+        self.cgroup = Some(made.inspect_err(|_| self.state.cgroup = None)?);
+        Ok(())
+    }
+
+    /// Has systemd make the cgroup around criu.
+    fn enter_scope(&mut self, mut bus: Bus, criu: Pid) -> Result<()> {
+        let Some(scope) = self.plan.cgroup.scope() else { return Ok(()) };
+        let description = self.state.description();
+        let path = scope.start(&mut bus, &description, &self.plan.cgroup, criu, &self.host)?;
+        self.state.cgroup = Some(path.clone());
+        self.cgroup = Some(Cgroup::of_scope(&self.plan.cgroup, &path, &self.host)?);
+        Ok(())
     }
 
     /// The container's root where criu finds it, with all that mounts go onto.

@@ -215,20 +215,9 @@ impl Spawned {
 
     pub fn send(&self, send: impl FnOnce(&CreateEnd) -> Result<()>) -> Result<()> {
         send(&self.sync).map_err(|error| match error.errno() {
-            Some(Errno::EPIPE) => self.last_words(),
+            Some(Errno::EPIPE) => self.heard().unwrap_or_else(|| self.unexplained_death()),
             _ => error,
         })
-    }
-
-    /// Why it is gone, which it may have said before.
-    fn last_words(&self) -> Error {
-        loop {
-            match self.sync.receive() {
-                Ok(FromInit::Failed(error)) => return error,
-                Ok(FromInit::Closed) | Err(_) => return self.unexplained_death(),
-                Ok(_) => {}
-            }
-        }
     }
 
     /// Lets it execute the program, and waits until it has, which closes its end, or has said why it could not. Gives
@@ -240,6 +229,22 @@ impl Spawned {
             FromInit::Closed => Ok(()),
             FromInit::Failed(error) => Err(error),
             _ => Err(Error::new("init spoke out of turn")),
+        }
+    }
+
+    /// Why init has given up, if it has said so and nobody has listened yet.
+    pub fn last_words(&self) -> Option<Error> {
+        is_ending(self.pid).then(|| self.heard()).flatten()
+    }
+
+    /// Of one that is about to end.
+    fn heard(&self) -> Option<Error> {
+        loop {
+            match self.sync.receive() {
+                Ok(FromInit::Failed(error)) => return Some(error),
+                Ok(FromInit::Closed) | Err(_) => return None,
+                Ok(_) => {}
+            }
         }
     }
 

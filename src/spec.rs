@@ -268,7 +268,7 @@ impl<'a> Node<'a> {
 const MAX_ID: usize = 65535;
 
 /// Parses `0-3,7`. Blanks and empty members are let pass, as the kernel's own parser does.
-fn id_mask(list: &str) -> Option<Vec<u64>> {
+pub fn id_mask(list: &str) -> Option<Vec<u64>> {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse().ok().filter(|&id: &usize| digits && id <= MAX_ID)

@@ -46,6 +46,7 @@ const READY: u8 = 3;
 const FAILED: u8 = 4;
 const LISTENER: u8 = 5;
 const MOUNT: u8 = 6;
+const SCOPE: u8 = 7;
 
 /// The longest message; an error's text is cut to it by the sender.
 const LONGEST: usize = 16 << 10; // bytes
@@ -65,6 +66,15 @@ pub fn pair() -> Result<(CreateEnd, InitEnd)> {
 impl CreateEnd {
     pub fn send(&self, message: ToInit) -> Result<()> {
         send(&self.0, &[message as u8]).context(|| "send to init")
+    }
+
+    /// That init is in its cgroup, and where in it to move to.
+    pub fn scope(&self, leaf: Option<BorrowedFd<'_>>) -> Result<()> {
+        let sent = match leaf {
+            Some(procs) => send_fd(&self.0, &[SCOPE], procs),
+            None => send(&self.0, &[SCOPE]),
+        };
+        sent.context(|| "tell init of its cgroup")
     }
 
     /// A mount that was opened for an init in a user namespace.
@@ -131,6 +141,14 @@ impl InitEnd {
         message.extend(error.to_json(LONGEST - 1));
         // EPIPE: create is dead, and nobody is left to tell.
         let _ = send(&self.0, &message);
+    }
+
+    /// Waits until it is in its cgroup; gives where in it to move to. None when create is dead.
+    pub fn receive_scope(&self) -> Result<Option<Option<OwnedFd>>> {
+        match receive(&self.0, &mut [0]) {
+            Ok((0, _)) | Err(Errno::ECONNRESET) => Ok(None),
+            received => received.map(|(_, leaf)| Some(leaf)).context(|| "receive from create"),
+        }
     }
 
     /// What create has opened; None when it is dead, or has none left to give.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::cgroup::{Cgroup, devices, limits};
+use crate::cgroup::{Cgroup, devices, limits, systemd};
 use crate::cli::UpdateOptions;
 use crate::container::Container;
 use crate::error::{Context, Error, Field, Kind, Problem, Result};
@@ -62,7 +62,9 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     complete(&mut resources, &cgroup)?;
     let field = Field::root().child("linux").child("resources");
     let node = Node::at_field(&resources, field, &report);
-    let limits = limits::plan(&node);
+    let mut limits = limits::plan(&node);
+    let unit = state.unit.as_deref().zip(state.cgroup_manager.systemd());
+    let unit = unit.map(|(unit, instance)| systemd::Update::plan(unit, instance, &mut limits, &report));
     let rdt = rdt::plan(&Node::at_field(&linux, Field::root().child("linux"), &report));
     let filter = node.has("devices").then(|| devices::plan(Some(&node)));
     check_usage(&node, &cgroup)?;
@@ -81,6 +83,7 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     // There is one of the two at most: a filter comes from a file, schemata from flags.
     let last = || {
         filter.map_or(Ok(()), |filter| devices::apply(&filter, &cgroup))?;
+        unit.map_or(Ok(()), systemd::Update::apply)?;
         rdt.zip(state.rdt).map_or(Ok(()), |(rdt, assigned)| rdt.replace(&assigned))
     };
     last().inspect_err(|_| limits::put_back(&old, &cgroup))
@@ -143,7 +146,7 @@ fn rdt_from_flags(options: &UpdateOptions) -> Map<String, Value> {
     linux
 }
 
-/// A limit of swap counts memory in, and a period comes with a quota: what the caller leaves out is as it is now.
+/// A limit of swap counts memory in, and a quota and a period come together: what the caller leaves out is as it is now.
 fn complete(resources: &mut Map<String, Value>, cgroup: &Cgroup) -> Result<()> {
     let is_set = |section: &Map<String, Value>, key: &str| {
         section.get(key).is_some_and(|value| !value.is_null() && *value != 0)
@@ -156,12 +159,12 @@ fn complete(resources: &mut Map<String, Value>, cgroup: &Cgroup) -> Result<()> {
         memory.insert("limit".into(), limit.parse::<i64>().unwrap_or(-1).into());
     }
     if let Some(Value::Object(cpu)) = resources.get_mut("cpu")
-        && is_set(cpu, "period")
-        && !is_set(cpu, "quota")
+        && is_set(cpu, "period") != is_set(cpu, "quota")
         && let Some(max) = cgroup.value("cpu.max")?
+        && let Some((quota, period)) = max.split_once(' ')
     {
-        let quota = max.split(' ').next().unwrap_or_default();
-        cpu.insert("quota".into(), quota.parse::<i64>().unwrap_or(-1).into());
+        let (key, value) = if is_set(cpu, "period") { ("quota", quota) } else { ("period", period) };
+        cpu.insert(key.into(), value.parse::<i64>().unwrap_or(-1).into());
     }
     Ok(())
 }

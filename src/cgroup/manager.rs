@@ -3,22 +3,36 @@
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
+use super::systemd::Instance;
 use crate::error::Field;
 use crate::spec::Node;
 
 /// Who makes the container's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Manager {
     /// keel, as a directory of the cgroup2 mount.
     #[default]
     Cgroupfs,
+    /// The host's systemd, as a scope.
+    Systemd,
+    /// The user's own systemd.
+    SystemdUser,
     /// Nobody: the container's processes stay in the caller's, and none is looked for or touched.
     Disabled,
 }
 
-/// Whether systemd can be asked to make it, and a user's own systemd.
-pub const SYSTEMD: bool = false;
+impl Manager {
+    pub fn systemd(self) -> Option<Instance> {
+        match self {
+            Self::Systemd => Some(Instance::System),
+            Self::SystemdUser => Some(Instance::User),
+            Self::Cgroupfs | Self::Disabled => None,
+        }
+    }
+}
+
+/// Whether a user's own systemd can be asked to make it: that takes running without privileges.
 pub const SYSTEMD_USER: bool = false;
 
 /// What a message says of [`Manager::Disabled`].
@@ -65,7 +79,7 @@ mod tests {
         let map = parse(config.as_bytes(), &report).unwrap();
         let config = Node::root(&map, &report);
         let linux = config.object_or_empty("linux");
-        plan(&config, Some(&linux), "c1").refuse_without_cgroup(&linux, makes_devices);
+        plan(&config, Some(&linux), "c1", Manager::Disabled).refuse_without_cgroup(&linux, makes_devices);
         match report.finish() {
             Ok(warnings) => (Vec::new(), warnings.len()),
             Err(e) => (e.problems().iter().map(ToString::to_string).collect(), 0),

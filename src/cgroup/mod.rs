@@ -20,6 +20,7 @@ mod pids;
 mod rdma;
 mod remove;
 pub mod stats;
+pub mod systemd;
 mod unified;
 pub mod watch;
 
@@ -37,7 +38,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
-pub use manager::{Manager, SYSTEMD, SYSTEMD_USER};
+pub use manager::{Manager, SYSTEMD_USER};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::{Cgroup2, Host};
@@ -58,6 +59,8 @@ pub struct Plan {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
+    /// Where systemd puts it.
+    Scope(systemd::Scope),
     /// Below the cgroup2 mount.
     Absolute(PathBuf),
     /// Below the parent of the caller's own cgroup, as with runc: a cgroup with processes in it, like the
@@ -66,10 +69,13 @@ enum Place {
 }
 
 /// Reads `/linux`, and `/annotations` of the whole `config`; without a cgroupsPath the container's id is the name.
-pub fn plan(config: &Node, linux: Option<&Node>, id: &str) -> Plan {
+pub fn plan(config: &Node, linux: Option<&Node>, id: &str, manager: Manager) -> Plan {
     let resources = linux.and_then(|linux| linux.object("resources"));
-    let limits = resources.as_ref().map(limits::plan).unwrap_or_default();
-    let place = linux.and_then(plan_path).unwrap_or_else(|| Place::Sibling(id.into()));
+    let mut limits = resources.as_ref().map(limits::plan).unwrap_or_default();
+    let place = match manager.systemd() {
+        Some(instance) => Place::Scope(systemd::plan(config, linux, &mut limits, id, instance)),
+        None => linux.and_then(plan_path).unwrap_or_else(|| Place::Sibling(id.into())),
+    };
     let field = linux.map_or_else(Field::root, |linux| linux.at("cgroupsPath"));
     let leaf = delegate::plan_leaf(config);
     Plan { devices: devices::plan(resources.as_ref()), limits, leaf, field, place }
@@ -95,6 +101,9 @@ impl Plan {
         let below = match &self.place {
             Place::Absolute(path) => return Ok(mount.join(path)),
             Place::Sibling(path) => path,
+            Place::Scope(scope) => {
+                return Err(Error::new(format!("where {} is, systemd will say", scope.name)));
+            }
         };
         let own = host.own_cgroup().at(&self.field)?;
         let parent = own.parent().unwrap_or(&own);
@@ -397,7 +406,7 @@ mod tests {
         let report = Report::default();
         let map = parse(json.as_bytes(), &report).unwrap();
         let linux = Node::root(&map, &report);
-        let plan = plan(&linux, Some(&linux), "c1");
+        let plan = plan(&linux, Some(&linux), "c1", Manager::Cgroupfs);
         match report.finish() {
             Ok(_) => Ok(plan),
             Err(e) => Err(e.problems().iter().map(ToString::to_string).collect()),

@@ -28,13 +28,13 @@ struct Events {
 impl Watch {
     pub fn new(plan: &Plan, cgroup: &Cgroup) -> Result<Self> {
         let limit = plan.limits.iter().rfind(|limit| limit.file() == "memory.max" && !limit.is_none());
-        let before = if cgroup.is_new() { Events::default() } else { Events::read(cgroup)? };
+        let before = if cgroup.is_new() { None } else { Events::read(cgroup)? }.unwrap_or_default();
         Ok(Self { field: limit.map(|limit| limit.field.clone()), before })
     }
 
     /// The error that says so, if the killer has taken a process of the cgroup or below since.
     pub fn killed(&self, cgroup: &Cgroup) -> Result<Option<Error>> {
-        let now = Events::read(cgroup)?;
+        let Some(now) = Events::read(cgroup)? else { return Ok(self.perhaps_killed()) };
         if now.oom_kill <= self.before.oom_kill {
             return Ok(None);
         }
@@ -47,12 +47,18 @@ impl Watch {
             _ => Error::new(format!("{what}: the host, or a cgroup above its own, is out of memory")),
         }))
     }
+
+    /// systemd removes a cgroup with its last process, and nobody can tell then what it was killed for.
+    fn perhaps_killed(&self) -> Option<Error> {
+        let what = "the container's first process was killed, perhaps by the out-of-memory killer";
+        self.field.as_ref().map(|field| Error::new(format!("{what}: is memory.max too small?")).field(field))
+    }
 }
 
 impl Events {
-    fn read(cgroup: &Cgroup) -> Result<Self> {
-        // Without the memory controller there is no such file, and nobody counts.
-        Ok(cgroup.value("memory.events")?.map_or_else(Self::default, |events| Self::parse(&events)))
+    /// Without the memory controller there is no such file, and nobody counts.
+    fn read(cgroup: &Cgroup) -> Result<Option<Self>> {
+        Ok(cgroup.value("memory.events")?.map(|events| Self::parse(&events)))
     }
 
     fn parse(events: &str) -> Self {

@@ -59,6 +59,8 @@ pub struct State {
     pub poststop: Vec<Hook>,
     pub rdt: Option<rdt::Assigned>,
     pub cgroup_manager: Manager,
+    /// systemd's, in which the container is; with a cgroup it is the container's own for sure.
+    pub unit: Option<String>,
     /// For `start`; none if the config limits no memory.
     pub oom_watch: Option<oom::Watch>,
 }
@@ -72,6 +74,7 @@ impl Default for State {
             boot_id: String::new(),
             cgroup: None,
             cgroup_manager: Manager::default(),
+            unit: None,
             oom_watch: None,
             pid: 0,
             start_time: 0,
@@ -102,6 +105,11 @@ impl State {
             owner: user_name(geteuid().as_raw()),
             ..Self::default()
         })
+    }
+
+    /// By which its unit can be told from another's of the same name.
+    pub fn description(&self) -> String {
+        format!("keel container {}, created {}", self.id, self.created)
     }
 
     /// Notes who init is, so that nobody takes a later process with its pid for it.
@@ -138,14 +146,14 @@ impl State {
     pub fn need_cgroup(&self) -> Result<Option<Cgroup>> {
         match self.cgroup_manager {
             Manager::Disabled => Err(Error::of_kind(Kind::WrongStatus, NO_CGROUP)),
-            Manager::Cgroupfs => self.open_cgroup(),
+            Manager::Cgroupfs | Manager::Systemd | Manager::SystemdUser => self.open_cgroup(),
         }
     }
 
     /// Processes and cgroups end with the boot; what has their names now is somebody else's.
     pub(super) fn forget_other_boot(mut self) -> Result<Self> {
         if self.boot_id != boot_id()? {
-            (self.pid, self.cgroup, self.rdt) = (0, None, None);
+            (self.pid, self.cgroup, self.unit, self.rdt) = (0, None, None, None);
         }
         Ok(self)
     }

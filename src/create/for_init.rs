@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::init::{Inherited, Trees};
 use crate::linux::idmap::IdMap;
 use crate::linux::mounts::Users;
-use crate::linux::namespaces::{Joined, Kind};
+use crate::linux::namespaces::{Joined, Kind, in_locked_mount_namespace};
 use crate::linux::sysctl::{self, Private};
 use crate::linux::{devices, mounts};
 use crate::plan::Plan;
@@ -80,6 +80,28 @@ pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, user
     })
 }
 
+/// Whether init would be able to take the host's flags off what is opened before it has a mount namespace.
+pub(super) fn opens_late(plan: &Plan, users: &Users) -> bool {
+    users.is_inside() && plan.namespaces.is_new(Kind::Mount)
+}
+
+/// All of it, where it does not have to be late.
+pub(super) fn open_early(
+    plan: &Plan,
+    host: &Host,
+    cgroup: Option<&Cgroup>,
+    proc: &Proc,
+    users: &Users,
+) -> Result<Trees> {
+    let open = || {
+        let mut trees = open_trees(plan, host, cgroup, users)?;
+        make_dev(plan, &mut trees, users)?;
+        Ok(trees)
+    };
+    // In a joined mount namespace it would take them off, too.
+    if users.is_inside() { in_locked_mount_namespace(proc, open) } else { open() }
+}
+
 /// Makes the file system on /dev and the devices there, if that is the parent's part.
 pub(super) fn make_dev(plan: &Plan, trees: &mut Trees, users: &Users) -> Result<()> {
     match (plan.mounts.make_dev(&mut trees.sources, users)?, users.container()) {
@@ -110,6 +132,7 @@ pub(super) fn open_for_init(
         mapped: users.container().map(|map| {
             map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
         }),
+        scope_follows: plan.cgroup.scope().is_some(),
         cgroup_leaf: leaf.map(|(leaf, cgroup)| leaf.make(cgroup)).transpose()?,
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
         gate: waits.then(|| container.bind_start_socket()).transpose()?,

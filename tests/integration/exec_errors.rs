@@ -42,7 +42,6 @@ fn wrong_usage_is_255_too() {
         &["exec", "--preserve-fds", "-1", &c.id, "/payload"],
         &["exec", "--no-new-privs=maybe", &c.id, "/payload"],
         &["--log-format", "xml", "exec", &c.id, "/payload"],
-        &["--systemd-cgroup", "exec", &c.id, "/payload"],
         &["exec", "a/b", "/payload"],
         &["exec", "..", "/payload"],
         &["exec", "", "/payload"],

@@ -76,6 +76,8 @@ mod spec;
 mod state;
 mod stdio_fds;
 mod sysctl;
+mod systemd;
+mod systemd_units;
 mod terminal;
 mod update;
 mod user;
@@ -112,6 +114,8 @@ const TESTS: &[&[Test]] = &[
     cgroup_disabled::TESTS,
     delegation::TESTS,
     oom::TESTS,
+    systemd::TESTS,
+    systemd_units::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,

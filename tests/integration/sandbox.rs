@@ -76,6 +76,11 @@ pub fn controller(name: &str) -> Result<(), String> {
     has.then_some(()).ok_or(format!("needs the cgroup controller {name}"))
 }
 
+/// A host that systemd runs.
+pub fn systemd() -> Result<(), String> {
+    path("/run/systemd/private")
+}
+
 /// Swap space, and a controller that counts it.
 pub fn swap() -> Result<(), String> {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
@@ -212,6 +217,8 @@ pub struct Sandbox {
     pub config: Value,
     /// A test whose attack would overwrite the runtime puts a copy here.
     pub runtime: PathBuf,
+    /// Whether systemd makes the cgroup.
+    scope: bool,
     calls: AtomicU32,
 }
 
@@ -226,14 +233,30 @@ impl Sandbox {
             fs::create_dir_all(dir.join(name)).expect("make the sandbox");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("chmod the sandbox");
-        let mut sandbox =
-            Self { config: default_config(&id), runtime: runtime(), dir, id, calls: AtomicU32::new(0) };
+        let (config, calls) = (default_config(&id), AtomicU32::new(0));
+        let mut sandbox = Self { config, runtime: runtime(), dir, id, scope: false, calls };
         link(&env::current_exe().expect("this program's path"), &sandbox.rootfs().join("payload"));
         // All tests once more in a user namespace: not all can pass, but which do not is worth a look.
         if env::var_os("USERNS").is_some() {
             sandbox.user_namespace();
         }
+        // The same with cgroups of systemd's.
+        if env::var_os("SYSTEMD").is_some() {
+            sandbox.scope();
+        }
         sandbox
+    }
+
+    /// In a scope of systemd's.
+    pub fn scope(&mut self) -> &mut Self {
+        self.scope = true;
+        let path = format!("system.slice:keel:{}", self.id);
+        self.set("/linux/cgroupsPath", path)
+    }
+
+    /// The unit that this container lives in, or would.
+    pub fn unit(&self) -> String {
+        format!("keel-{}.scope", self.id)
     }
 
     pub fn with_resources(resources: Value) -> Self {
@@ -252,7 +275,8 @@ impl Sandbox {
 
     /// Where this container's cgroup is, or would be.
     pub fn cgroup(&self) -> PathBuf {
-        cgroup_root().expect("a cgroup2 mount").join(&self.id)
+        let root = cgroup_root().expect("a cgroup2 mount");
+        if self.scope { root.join("system.slice").join(self.unit()) } else { root.join(&self.id) }
     }
 
     /// What is in a file of the cgroup.
@@ -416,7 +440,11 @@ impl Sandbox {
     /// `keel --root STATE ARGS`, with nothing of this process's environment but PATH.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(&self.runtime);
-        command.arg("--root").arg(self.dir.join("state")).args(args);
+        command.arg("--root").arg(self.dir.join("state"));
+        if self.scope {
+            command.arg("--systemd-cgroup");
+        }
+        command.args(args);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default()).env("SANDBOX", &self.id);
         command.current_dir(self.bundle()).stdin(Stdio::null());
         command
@@ -663,6 +691,17 @@ impl Sandbox {
         }
         if self.cgroup().exists() {
             left.push(format!("cgroup {}", self.cgroup().display()));
+        }
+        // systemd forgets a unit a moment after it has said that it has ended.
+        let unit = Path::new("/run/systemd/transient").join(self.unit());
+        for _ in 0..100 {
+            if !unit.exists() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        if unit.exists() {
+            left.push(format!("unit {}", self.unit()));
         }
         left.extend(processes_of(&self.id).into_iter().map(|process| format!("process {process}")));
         let null = fs::metadata("/dev/null").expect("stat /dev/null");
