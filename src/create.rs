@@ -13,11 +13,11 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
-use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
+use crate::cgroup::{self, Cgroup, Manager, oom, undelegated};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
-use crate::create::for_init::{map_ids, open_for_init, open_trees, user_namespace};
+use crate::create::for_init::{map_ids, open_for_init, user_namespace};
 use crate::delete::destroy;
 use crate::error::{Context, Error, Field, Result};
 use crate::fds::Passed;
@@ -37,6 +37,7 @@ use crate::relay::Console;
 use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
+use crate::trees::Trees;
 
 /// What this process is, before it creates anything.
 pub struct Process {
@@ -101,7 +102,8 @@ fn from_bundle(
     passed.announce(&mut bundle.spec);
     let notifies = notify::offer(&mut bundle.spec, &options.root.join(&options.id))?;
     // All validation is here: after it only the kernel and the hooks can refuse.
-    let plan = Plan::new(&bundle, &options.id, options.no_pivot, options.cgroup_manager, &report);
+    let plan =
+        Plan::new(&bundle, &options.id, options.no_pivot, options.cgroup_manager, options.rights, &report);
     plan.check_host(&report);
     let waits = mode == Mode::Foreground;
     check_terminal(plan.terminal().is_some(), waits, options.console_socket.is_some(), &report);
@@ -208,7 +210,15 @@ impl Making<'_> {
         if self.options.cgroup_manager == Manager::Disabled {
             return self.container.create_state(&self.state);
         }
-        let path = self.plan.cgroup.path(&self.host)?;
+        let Some(path) = self.plan.cgroup.permitted_path(&self.host, self.options.cgroup_optional)? else {
+            // What it could write to would be the caller's own.
+            let report = Report::default();
+            let lacks = Manager::Undelegated;
+            self.plan.mounts.refuse_writable_cgroups(lacks.lacks().unwrap_or_default(), &report);
+            report.finish()?;
+            self.state.cgroup_manager = lacks;
+            return self.container.create_state(&self.state);
+        };
         // Before the state names it as what to kill: it may be somebody else's.
         Cgroup::refuse_used(&self.plan.cgroup, &path)?;
         self.state.cgroup = Some(path.clone());
@@ -234,15 +244,28 @@ impl Making<'_> {
         let cgroup = self.cgroup.as_ref();
         // Init would be able to take the host's flags off those that are opened here.
         let late = map.is_some() && plan.namespaces.is_new(Kind::Mount);
-        let trees = (!late).then(|| open_trees(plan, &self.host, cgroup, late, &users)).transpose()?;
+        let early = !late && !plan.rights.is_user();
+        let trees = early.then(|| Trees::open(plan, &self.host, cgroup, late, &users)).transpose()?;
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
-        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup, |parent| {
-            init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
-        })?;
+        let spawn = || {
+            spawn(&plan.namespaces, &joined, &proc, cgroup, plan.rights, |parent| {
+                init::run(parent, |create| init::live(plan, &self.host, state, &joined, inherited, create))
+            })
+        };
+        let score = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref());
+        let spawned = match score.filter(|_| plan.rights.is_user()) {
+            Some(score) => score.inherited(&proc, spawn)?,
+            None => spawn()?,
+        };
         let console = match self.see_through(&spawned, &proc, map.as_ref(), &users, late) {
-            Err(error) => return Err(self.oom_kill(&spawned).unwrap_or(error)),
+            Err(error) => {
+                let error = self.oom_kill(&spawned).unwrap_or(error);
+                // What undoes this knows init by the state.
+                self.state.set_init(spawned.pid).unwrap_or_else(log::debug);
+                return Err(error);
+            }
             Ok(console) => console,
         };
         if self.mode != Mode::Create
@@ -269,8 +292,8 @@ impl Making<'_> {
         // First of all, since init waits for it.
         if let Some(map) = map {
             map_ids(plan, map, proc, spawned)?;
-            if late {
-                let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), late, users);
+            if late && !plan.rights.is_user() {
+                let open = || Trees::open(plan, &self.host, self.cgroup.as_ref(), late, users);
                 in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?.send(&spawned.sync)?;
             }
             spawned.tell(ToInit::Continue)?;
@@ -284,9 +307,10 @@ impl Making<'_> {
         container.write_config(&self.bundle.config)?;
         if let Some(cgroup) = &self.cgroup {
             cgroup::limits::apply(&plan.cgroup.limits, cgroup)?;
-            cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
+            undelegated::apply_devices(&plan.cgroup.devices, cgroup, plan.rights)?;
         }
-        if let Some(score) = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref()) {
+        let score = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref());
+        if let Some(score) = score.filter(|_| !plan.rights.is_user()) {
             score.apply(proc, spawned.pid)?;
         }
         if let Some(rdt) = &plan.rdt {
@@ -310,7 +334,7 @@ impl Making<'_> {
                     .map_or(Ok(()), |process| process.send_listener(&listener, spawned.pid, &oci_state)),
             }
         })?;
-        if let Some(process) = plan.process.as_ref().filter(|_| map.is_some()) {
+        if let Some(process) = plan.process.as_ref().filter(|_| map.is_some() && !plan.rights.is_user()) {
             // Not earlier: with a deadline it could not fork for its hooks.
             process.schedule(spawned.pid)?;
         }
@@ -319,7 +343,8 @@ impl Making<'_> {
             plan.cgroup.leaf.as_ref().map_or(Ok(()), |leaf| leaf.free(cgroup, self.host.cgroup2()?))?;
             // After it: controllers bring files of their own.
             let owner = plan.cgroup_owner.and_then(|uid| map.map_or(Some(uid), |map| map.host_uid(uid)));
-            owner.map_or(Ok(()), |uid| delegate::give(cgroup, plan.cgroup.leaf.as_ref(), uid))?;
+            let leaf = plan.cgroup.leaf.as_ref();
+            owner.map_or(Ok(()), |uid| undelegated::give(cgroup, leaf, uid, plan.rights))?;
         }
         // Before the program starts, which may ask for the size at once.
         let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());

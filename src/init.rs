@@ -16,7 +16,10 @@ use crate::cgroup::delegate;
 use crate::container::{State, Status};
 use crate::error::{Context, Error, Field, Result};
 use crate::gate;
+use crate::host::Host;
 use crate::linux::capabilities::Granted;
+use crate::linux::idmap::IdMap;
+use crate::linux::mounts::Users;
 use crate::linux::namespaces::{Joined, Kind};
 use crate::linux::program::Program;
 use crate::linux::seccomp::Seccomp;
@@ -28,19 +31,21 @@ use crate::linux::{
 use crate::log;
 use crate::plan::{Plan, Process};
 use crate::proc::Proc;
+use crate::rights::Rights;
 use crate::root::Root;
-use crate::sync::{CreateEnd, InitEnd, ToInit};
+use crate::sync::{InitEnd, ToInit};
 use crate::sys::fs::close_all_but;
 use crate::sys::process::{exit_now, reset_signals, unblock_signals};
+use crate::trees::Trees;
 
 /// What was opened on the host, before the clone, for init's use.
 pub struct Inherited {
-    /// None: they are still to be received.
+    /// None: they are still to be opened, by create or by init.
     pub trees: Option<Trees>,
-    /// The device nodes that init may not make itself.
+    /// The device nodes that init may not make itself, but create may.
     pub devices: Option<OwnedFd>,
-    /// Whom it becomes in its user namespace, if that is not the runtime's own.
-    pub mapped: Option<(Uid, Gid)>,
+    /// The mappings of its user namespace, and whom it becomes there, if that is not the runtime's own.
+    pub mapped: Option<(IdMap, (Uid, Gid))>,
     /// Where init moves to, from the top of its cgroup namespace.
     pub cgroup_leaf: Option<OwnedFd>,
     /// Where the terminal's master goes; without it, to create.
@@ -52,35 +57,6 @@ pub struct Inherited {
     /// The first descriptor that the program does not get.
     pub first_private_fd: u32,
     pub new_keyring: bool,
-}
-
-/// The mounts that are attached nowhere yet.
-pub struct Trees {
-    pub root: OwnedFd,
-    /// The sources of /mounts, in their order.
-    pub sources: Vec<Option<OwnedFd>>,
-}
-
-impl Trees {
-    /// Sends them to init.
-    pub fn send(&self, create: &CreateEnd) -> Result<()> {
-        [&self.root]
-            .into_iter()
-            .chain(self.sources.iter().flatten())
-            .try_for_each(|fd| create.mount(fd.as_fd()))
-    }
-
-    fn receive(plan: &Plan, create: &InitEnd) -> Result<Self> {
-        let next = || match create.receive_mount()? {
-            Some(mount) => Ok(mount),
-            // Create is dead, and has told nobody of this process.
-            None => exit_now(1),
-        };
-        let root = next()?;
-        let sources =
-            plan.mounts.have_sources().map(|has| has.then(next).transpose()).collect::<Result<_>>()?;
-        Ok(Self { root, sources })
-    }
 }
 
 /// All of a cloned process's life; whatever goes wrong in it is told to the parent.
@@ -99,6 +75,7 @@ pub fn run(parent: InitEnd, live: impl FnOnce(&InitEnd) -> Result<Infallible>) -
 /// The life of a container's first process.
 pub fn live(
     plan: &Plan,
+    host: &Host,
     state: &State,
     joined: &Joined,
     mut inherited: Inherited,
@@ -107,7 +84,7 @@ pub fn live(
     let gate = inherited.gate.take();
     let lock = inherited.created_lock.take();
     let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
-    let ready = set_up(plan, state, joined, inherited, create, &kept)?;
+    let ready = set_up(plan, host, state, joined, inherited, create, &kept)?;
     // Not before: a start that came while hooks run would wait, perhaps for the hook that called it.
     gate.as_ref().map_or(Ok(()), gate::listen)?;
     create.ready()?;
@@ -139,41 +116,66 @@ struct Filter<'p> {
     seccomp: &'p Seccomp,
     /// Without no_new_privs the load takes CAP_SYS_ADMIN, which goes after it.
     granted: Option<Granted>,
+    by_user: bool,
 }
 
 /// The container, up to the user's program.
 fn set_up<'p>(
     plan: &'p Plan,
+    host: &Host,
     state: &State,
     joined: &Joined,
     inherited: Inherited,
     create: &InitEnd,
     kept: &[Option<i32>],
 ) -> Result<Option<Found<'p>>> {
-    // Nobody in a joined namespace may look into this process, which still holds the host's descriptors.
-    prctl::set_dumpable(false).context(|| "become undumpable")?;
+    let user = plan.rights.is_user();
+    // Nobody in a joined namespace may look into this process, which still holds the host's descriptors. In a new user
+    // namespace of a user nobody else can be, and /proc/PID/uid_map has to be the user's until it is written.
+    if !(user && plan.namespaces.is_new(Kind::User)) {
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
+    }
     gate::hold_signals()?;
     schedule::reset_affinity();
     // What is made in the rootfs gets the modes that the config gives.
     let callers_umask = umask(Mode::empty());
     setsid().context(|| "start a session")?;
-    plan.namespaces.enter_as_init(joined)?;
+    plan.namespaces.enter_as_init(joined, &Proc::host())?;
     // After it, since a cgroup namespace is rooted where init is when it makes it.
     inherited.cgroup_leaf.map_or(Ok(()), delegate::enter)?;
-    let proc = if inherited.mapped.is_some() { Proc::private_early()? } else { Proc::private() };
+    let has_user_namespace = inherited.mapped.is_some();
+    let proc = match plan.rights {
+        Rights::Root if !has_user_namespace => Proc::private(),
+        _ => Proc::private_early()?,
+    };
+    if user {
+        await_mappings(create)?;
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
+    }
     let Trees { root, sources } = match inherited.trees {
         Some(trees) => trees,
+        None if user => {
+            let map = inherited.mapped.as_ref().map(|(map, _)| map);
+            Trees::open(plan, host, state.open_cgroup()?.as_ref(), false, &Users::new(&proc, map))?
+        }
         None => Trees::receive(plan, create)?,
     };
-    // Still as the host's root, whose directories the way to the bundle may lead through.
-    let root = rootfs::attach(root, &plan.rootfs)?;
-    if let Some((uid, gid)) = inherited.mapped {
-        if create.receive()?.is_none() {
-            exit_now(1);
+    // As long as the host's are in reach, by their paths and by the caller's rights: directories of the host's root
+    // may be on the way to the bundle.
+    let devices = devices::Nodes::open(&plan.devices, inherited.devices)?;
+    let place = rootfs::place(&plan.rootfs)?;
+    if let Some((_, (uid, gid))) = inherited.mapped {
+        if !user {
+            await_mappings(create)?;
         }
         // Before anything is made, which is to belong to the container's root: files, file systems, the keyring.
         idmap::become_mapped(uid, gid)?;
     }
+    let root = match root {
+        Some(root) => root,
+        None => mounts::make_root(&plan.mounts)?,
+    };
+    let root = rootfs::attach(root, place, &plan.rootfs)?;
     if inherited.new_keyring {
         join_keyring(plan.process.as_ref(), &proc, &state.id)?;
     }
@@ -183,7 +185,7 @@ fn set_up<'p>(
 
     let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, sources, &root)?;
     // After the mounts, since one of them is /dev.
-    devices::apply(&plan.devices, &root, &proc, inherited.devices)?;
+    devices::apply(&plan.devices, &root, &proc, devices)?;
     // After the devices, and while /dev can be written to.
     let terminal = open_terminal(plan, &root, inherited.console_socket, create)?;
     if let Some(process) = &plan.process {
@@ -192,10 +194,14 @@ fn set_up<'p>(
 
     // With the host's files still in reach: these hooks are the host's.
     if plan.hooks.any_in_create() {
+        // A user's hooks, which give it a network, could not enter its namespaces otherwise.
+        let is_open = user && plan.namespaces.is_new(Kind::User);
+        prctl::set_dumpable(is_open).context(|| "let hooks in")?;
         create.mounted()?;
         if create.receive()?.is_none() {
             exit_now(1);
         }
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
         umask(callers_umask);
         hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating), &[])?;
         umask(Mode::empty());
@@ -219,10 +225,19 @@ fn set_up<'p>(
     if let Some(terminal) = terminal {
         terminal.become_stdio()?;
     }
-    if inherited.mapped.is_none() {
+    if user || !has_user_namespace {
         process.schedule(THIS)?;
     }
     restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept, create).map(Some)
+}
+
+/// Until the ids of this process's user namespace are mapped.
+fn await_mappings(create: &InitEnd) -> Result<()> {
+    if create.receive()?.is_none() {
+        // Create is dead, and has told nobody of this process.
+        exit_now(1);
+    }
+    Ok(())
 }
 
 /// The calling process, for calls that take a pid.
@@ -265,14 +280,15 @@ pub fn restrict<'p>(
     if !entered {
         program.enter_cwd(root)?;
     }
+    let by_user = process.rights.is_user();
     let filter = match &process.seccomp {
         Some(seccomp) if !process.no_new_privileges => {
             granted.apply_before_filter()?;
-            Some(Filter { seccomp, granted: Some(granted) })
+            Some(Filter { seccomp, granted: Some(granted), by_user })
         }
         seccomp => {
             granted.apply()?;
-            seccomp.as_ref().map(|seccomp| Filter { seccomp, granted: None })
+            seccomp.as_ref().map(|seccomp| Filter { seccomp, granted: None, by_user })
         }
     };
     // As the final user, with the final capabilities: what is found now is what execve will take.
@@ -292,9 +308,11 @@ pub fn restrict<'p>(
 impl Filter<'_> {
     /// Of what this calls, and what follows it, the plan knows (`Process::check_filter`).
     fn load(&self, parent: &InitEnd) -> Result<()> {
-        if let Some(listener) = self.seccomp.load()? {
+        match self.seccomp.load()? {
+            Some(listener) if self.by_user => parent.send_listener(listener.as_fd())?,
             // By its number: sendmsg(2) may be one of the calls that wait for the agent. It stays open until execve.
-            parent.listener(listener.into_raw_fd())?;
+            Some(listener) => parent.listener(listener.into_raw_fd())?,
+            None => {}
         }
         self.granted.as_ref().map_or(Ok(()), Granted::drop_sys_admin)
     }
