@@ -9,6 +9,7 @@ use crate::cgroup::Manager;
 use crate::error::{Error, Problem, Result};
 use crate::linux::seccomp::{Action, Seccomp};
 use crate::plan::Plan;
+use crate::rights::Rights;
 use crate::spec::{Node, Report};
 
 /// What was found, one a line, and the error that there were problems among it.
@@ -19,7 +20,7 @@ pub fn check(dir: &Path, manager: Manager) -> (String, Result<()>) {
         Err(e) => return (String::new(), Err(e)),
     };
     // What it reports is what is asked for; the plan itself is not used.
-    Plan::new(&bundle, "check", false, manager, &report).check_host(&report);
+    Plan::new(&bundle, "check", false, manager, Rights::of_caller(), &report).check_host(&report);
     match report.finish() {
         Ok(warnings) => (lines(&warnings, "warning: "), Ok(())),
         Err(error) => {

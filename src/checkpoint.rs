@@ -38,6 +38,7 @@ pub fn checkpoint(root: &Path, options: &CheckpointOptions) -> Result<()> {
 }
 
 fn save(root: &Path, options: &CheckpointOptions) -> Result<()> {
+    Criu::refuse_user()?;
     let mut container = Container::open(root, &options.id)?;
     // Nobody may delete or freeze it meanwhile, nor restore into its place.
     container.lock()?;

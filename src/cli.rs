@@ -12,6 +12,8 @@ use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use nix::unistd::geteuid;
+
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 pub use argv::{command_name, normalise};
@@ -21,6 +23,7 @@ pub use options::*;
 use crate::cgroup::Manager;
 use crate::error::{Error, Result};
 use crate::log;
+use crate::rights::Rights;
 
 // Accepted before and after the command. (No doc comment: clap would print it as help.)
 #[derive(Args, Debug, Default)]
@@ -47,7 +50,8 @@ pub struct Global {
     /// Who makes the container's cgroup: cgroupfs, which is keel itself, or systemd; disabled for none [default: cgroupfs]
     #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
     cgroup_manager: Option<String>,
-    /// Whether to run without privileges, which is not supported yet [default: auto]
+    /// Whether a container may do without a cgroup where the caller cannot make one, if its config needs none: true,
+    /// false, or auto for all but the host's root [default: auto]
     #[arg(long, value_name = "WHEN", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
 }
@@ -58,10 +62,25 @@ impl Global {
         if let Some(root) = &self.root {
             return root.clone();
         }
-        let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-        match user_dir {
-            Some(dir) if !nix::unistd::geteuid().is_root() => PathBuf::from(dir).join("keel"),
-            _ => PathBuf::from("/run/keel"),
+        Self::user_root().unwrap_or_else(|| "/run/keel".into())
+    }
+
+    /// The state root in the runtime directory of a user, who may be root of a user namespace, as with runc.
+    fn user_root() -> Option<PathBuf> {
+        let is_users = || match Rights::of_caller() {
+            Rights::User => true,
+            Rights::Namespaced => std::env::var_os("USER").is_none_or(|user| user != "root"),
+            Rights::Root => false,
+        };
+        user_dir().filter(|_| is_users()).map(|dir| dir.join("keel"))
+    }
+
+    /// As with runc.
+    fn may_lack_cgroup(&self, rights: Rights) -> bool {
+        match self.rootless.as_deref() {
+            Some("true") => true,
+            Some("false") => false,
+            _ => rights != Rights::Root,
         }
     }
 
@@ -92,16 +111,28 @@ impl Global {
     }
 
     /// What is asked for and not there yet is an error, never ignored.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, operation: &Operation) -> Result<()> {
         let manager = self.cgroup_manager.as_deref();
         if self.systemd_cgroup && manager.is_some_and(|manager| manager != "systemd") {
             return Err(Error::new("--systemd-cgroup contradicts --cgroup-manager"));
         }
-        if self.rootless.as_deref() == Some("true") {
-            return Err(Error::new("running without privileges (--rootless true) is not supported yet"));
+        let needs_root = !matches!(
+            operation,
+            Operation::Spec(_) | Operation::Features | Operation::Check(_) | Operation::Print(_)
+        );
+        if needs_root && self.root.is_none() && !geteuid().is_root() && user_dir().is_none() {
+            let what = "find the state root: XDG_RUNTIME_DIR is not set, and only root has /run/keel";
+            return Err(Error::new(format!(
+                "{what} (set it, to /run/user/{} usually, or give --root)",
+                geteuid()
+            )));
         }
         Ok(())
     }
+}
+
+fn user_dir() -> Option<PathBuf> {
+    std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
 fn log_format(text: &str) -> Result<log::Format, &'static str> {
@@ -307,6 +338,8 @@ fn try_parse(args: &[OsString]) -> Result<(Global, Operation), clap::Error> {
     match &mut operation {
         Operation::Create(create) | Operation::Run(RunOptions { create, .. }) => {
             (create.root, create.cgroup_manager) = (global.root(), global.manager());
+            create.rights = Rights::of_caller();
+            create.cgroup_optional = global.may_lack_cgroup(create.rights);
         }
         Operation::Restore(restore) => restore.cgroup_manager = global.manager(),
         Operation::Spec(spec) => spec.rootless = global.rootless.take().is_some_and(|when| when == "true"),
@@ -419,17 +452,12 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_an_error() {
-        for (line, message) in [
-            (
-                "--systemd-cgroup --cgroup-manager cgroupfs state c",
-                "--systemd-cgroup contradicts --cgroup-manager",
-            ),
-            ("--rootless=true state c", "running without privileges (--rootless true) is not supported yet"),
-        ] {
-            assert_eq!(operation(line).0.check().unwrap_err().to_string(), message, "{line}");
-        }
+        let (global, state) = operation("--systemd-cgroup --cgroup-manager cgroupfs state c");
+        let message = "--systemd-cgroup contradicts --cgroup-manager";
+        assert_eq!(global.check(&state).unwrap_err().to_string(), message);
         for line in ["--rootless false state c", "--rootless auto --cgroup-manager cgroupfs state c"] {
-            assert!(operation(line).0.check().is_ok(), "{line}");
+            let (global, operation) = operation(line);
+            assert!(global.check(&operation).is_ok(), "{line}");
         }
     }
 
@@ -440,7 +468,7 @@ mod tests {
         {
             let (global, Operation::Spec(spec)) = operation(line) else { panic!("{line}") };
             assert_eq!(spec.rootless, rootless, "{line}");
-            assert!(global.check().is_ok());
+            assert!(global.check(&Operation::Spec(spec)).is_ok());
         }
     }
 

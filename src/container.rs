@@ -30,9 +30,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Serialize;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::rights::Rights;
 use crate::sys::fs::{ofd_is_locked, ofd_write_lock};
 
-pub use state::{NO_CGROUP, State};
+pub use state::State;
 use state::{read_all, salvage};
 
 /// The runtime spec that this program follows.
@@ -89,9 +90,12 @@ impl Container {
         private.mode(0o700);
         let made = match private.create(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let root_made = private.recursive(true).create(root);
+                // The sticky bit keeps what clears a user's runtime directory from it (XDG base directory specification).
+                let is_users = Rights::of_caller() != Rights::Root;
+                let root_made =
+                    private.mode(if is_users { 0o1700 } else { 0o700 }).recursive(true).create(root);
                 root_made.context(|| format!("create state root {}", root.display()))?;
-                private.recursive(false).create(&path)
+                private.mode(0o700).recursive(false).create(&path)
             }
             made => made,
         };

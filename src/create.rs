@@ -14,13 +14,11 @@ use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
 use crate::cgroup::systemd::Bus;
-use crate::cgroup::{self, Cgroup, Manager, delegate, oom};
+use crate::cgroup::{self, Cgroup, Manager, oom, undelegated};
 use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
-use crate::create::for_init::{
-    make_dev, map_ids, open_early, open_for_init, open_trees, opens_late, user_namespace,
-};
+use crate::create::for_init::{make_dev, map_ids, open_early, open_for_init, opens_late, user_namespace};
 use crate::delete::destroy;
 use crate::error::{Context, Field, Result};
 use crate::fds::Passed;
@@ -40,6 +38,7 @@ use crate::relay::Console;
 use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
+use crate::trees::Trees;
 
 /// What this process is, before it creates anything.
 pub struct Process {
@@ -104,7 +103,8 @@ fn from_bundle(
     passed.announce(&mut bundle.spec);
     let notifies = notify::offer(&mut bundle.spec, &options.root.join(&options.id))?;
     // All validation is here: after it only the kernel and the hooks can refuse.
-    let plan = Plan::new(&bundle, &options.id, options.no_pivot, options.cgroup_manager, &report);
+    let plan =
+        Plan::new(&bundle, &options.id, options.no_pivot, options.cgroup_manager, options.rights, &report);
     plan.check_host(&report);
     let waits = mode == Mode::Foreground;
     check_terminal(plan.terminal().is_some(), waits, options.console_socket.is_some(), &report);
@@ -221,21 +221,31 @@ impl Making<'_> {
         let inside = map.is_some() && plan.namespaces.is_private(Kind::Mount);
         let users = Users::new(&proc, map.as_ref(), inside);
         let cgroup = self.cgroup.as_ref();
-        // The others are opened once init is where they are: in its mount namespace, in its scope.
-        let late = opens_late(plan, &users);
-        let trees = (!late && !plan.binds_scope())
-            .then(|| open_early(plan, &self.host, cgroup, &proc, &users))
-            .transpose()?;
+        // The others are opened once init is where they are: in its mount namespace, in its scope, or by itself.
+        let late = opens_late(plan, &users) || plan.binds_scope() || plan.rights.is_user();
+        let open = || open_early(plan, &self.host, cgroup, &proc, &users);
+        let trees = (!late).then(open).transpose()?;
         let inherited = open_for_init(options, plan, container, self.passed, *mode, cgroup, trees, &users)?;
 
         let cgroup = self.cgroup.as_ref().map(Cgroup::as_fd);
-        let spawned = spawn(&plan.namespaces, &joined, &proc, cgroup, |parent| {
-            init::run(parent, |create| init::live(plan, state, &joined, inherited, create))
-        })?;
+        let spawn = || {
+            spawn(&plan.namespaces, &joined, &proc, cgroup, plan.rights, |parent| {
+                init::run(parent, |create| init::live(plan, &self.host, state, &joined, inherited, create))
+            })
+        };
+        let score = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref());
+        let spawned = match score.filter(|_| plan.rights.is_user()) {
+            Some(score) => score.inherited(&proc, spawn)?,
+            None => spawn()?,
+        };
         let console = match self.see_through(&spawned, &proc, map.as_ref(), &users) {
             Err(error) => {
                 // systemd removes the cgroup with init, and what fails for want of it is not the reason.
                 let reason = self.oom_kill(&spawned).or_else(|| spawned.last_words());
+                // What undoes this knows init by the state.
+                if self.state.pid == 0 {
+                    self.state.set_init(spawned.pid).unwrap_or_else(log::debug);
+                }
                 return Err(reason.unwrap_or(error));
             }
             Ok(console) => console,
@@ -268,9 +278,9 @@ impl Making<'_> {
         let late = opens_late(plan, users);
         let mut trees = None;
         if late {
-            let open = || open_trees(plan, &self.host, self.cgroup.as_ref(), users);
+            let open = || Trees::open(plan, &self.host, self.cgroup.as_ref(), users);
             trees = Some(in_mount_namespace(spawned.pidfd.as_fd(), proc, open)?);
-        } else if plan.binds_scope() {
+        } else if plan.binds_scope() && !plan.rights.is_user() {
             trees = Some(open_early(plan, &self.host, self.cgroup.as_ref(), proc, users)?);
         }
         trees.iter().try_for_each(|trees| spawned.send(|sync| trees.send_root(sync)))?;
@@ -295,9 +305,10 @@ impl Making<'_> {
         container.write_config(&self.bundle.config)?;
         if let Some(cgroup) = &self.cgroup {
             cgroup::limits::apply(&plan.cgroup.limits, cgroup)?;
-            cgroup::devices::apply(&plan.cgroup.devices, cgroup)?;
+            undelegated::apply_devices(&plan.cgroup.devices, cgroup, plan.rights)?;
         }
-        if let Some(score) = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref()) {
+        let score = plan.process.as_ref().and_then(|process| process.oom_score_adj.as_ref());
+        if let Some(score) = score.filter(|_| !plan.rights.is_user()) {
             score.apply(proc, spawned.pid)?;
         }
         if let Some(rdt) = &plan.rdt {
@@ -321,7 +332,7 @@ impl Making<'_> {
                     .map_or(Ok(()), |process| process.send_listener(&listener, spawned.pid, &oci_state)),
             }
         })?;
-        if let Some(process) = plan.process.as_ref().filter(|_| map.is_some()) {
+        if let Some(process) = plan.process.as_ref().filter(|_| map.is_some() && !plan.rights.is_user()) {
             // Not earlier: with a deadline it could not fork for its hooks.
             process.schedule(spawned.pid)?;
         }
@@ -330,7 +341,8 @@ impl Making<'_> {
             plan.cgroup.leaf.as_ref().map_or(Ok(()), |leaf| leaf.free(cgroup, self.host.cgroup2()?))?;
             // After it: controllers bring files of their own.
             let owner = plan.cgroup_owner.and_then(|uid| map.map_or(Some(uid), |map| map.host_uid(uid)));
-            owner.map_or(Ok(()), |uid| delegate::give(cgroup, plan.cgroup.leaf.as_ref(), uid))?;
+            let leaf = plan.cgroup.leaf.as_ref();
+            owner.map_or(Ok(()), |uid| undelegated::give(cgroup, leaf, uid, plan.rights))?;
         }
         // Before the program starts, which may ask for the size at once.
         let sized = plan.terminal().is_some_and(|terminal| terminal.size.is_some());

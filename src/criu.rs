@@ -26,6 +26,7 @@ use nix::unistd::{AccessFlags, Pid, access, execve};
 use prost::Message;
 
 use crate::error::{Context, Error, Result};
+use crate::rights::Rights;
 use crate::socket::receive;
 use crate::sys::process::{Clone, clone3, exit_now, pidfd_send_signal, reset_signals, unblock_signals};
 
@@ -49,6 +50,14 @@ pub struct Notice {
 }
 
 impl Criu {
+    /// Says before anything is done that criu(8) takes the host's root.
+    pub fn refuse_user() -> Result<()> {
+        match Rights::of_caller().is_user() {
+            true => Err(Error::new("criu takes root")),
+            false => Ok(()),
+        }
+    }
+
     /// Starts criu, in `cgroup` if there is one. It inherits `passed`, by the same numbers, and stdio.
     pub fn start(cgroup: Option<BorrowedFd<'_>>, passed: &[BorrowedFd<'_>]) -> Result<Self> {
         let path = find()?;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cgroup::{Manager, systemd};
-use crate::container::{Container, NO_CGROUP, State, Status};
+use crate::cgroup::systemd;
+use crate::container::{Container, State, Status};
 use crate::error::{Context, Error, Kind, Result};
 use crate::linux::hooks;
 use crate::log;
@@ -46,7 +46,16 @@ fn delete_existing(root: &Path, id: &str, force: bool) -> Result<()> {
             status => return Err(not_stopped(id, status)),
         }
     }
-    destroy(&container, &state).context(|| format!("delete container {id}"))
+    destroy(&container, &state).context(|| format!("delete container {id}"))?;
+    warn_of_survivors(&state);
+    Ok(())
+}
+
+/// Without a cgroup only the first process is known, and all of its pid namespace go with it.
+fn warn_of_survivors(state: &State) {
+    if let Some(why) = state.cgroup_manager.lacks().filter(|_| !state.pid_namespace_private) {
+        log::warning(format_args!("container {}: {why}, its other processes may live on", state.id));
+    }
 }
 
 /// Another command has the container locked: the `create` that makes it or a second `delete`.
@@ -119,9 +128,6 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
         // Without an answer it ends too, as its cgroup is gone.
         systemd::stop(unit, instance, description.as_deref()).unwrap_or_else(log::warning);
     }
-    if state.cgroup_manager == Manager::Disabled && !state.pid_namespace_private {
-        log::warning(format_args!("container {}: {NO_CGROUP}, its other processes may live on", state.id));
-    }
     if let Some(rdt) = &state.rdt {
         rdt.remove()?;
     }
@@ -138,7 +144,7 @@ pub fn destroy_unless_gone(container: &mut Container, state: &State) -> Result<(
     match container.lock().and_then(|()| destroy(container, state)) {
         // A delete was faster.
         Err(e) if e.kind() == Kind::NoContainer => Ok(()),
-        destroyed => destroyed,
+        destroyed => destroyed.map(|()| warn_of_survivors(state)),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::log;
 use crate::plan::Process;
 use crate::proc::Proc;
 use crate::relay::{self, Console, Signals};
+use crate::rights::Rights;
 use crate::socket;
 use crate::spawn::{Request, Spawned, spawn_beside};
 use crate::spec::{self, Node, Report};
@@ -46,10 +47,16 @@ fn add_process(root: &Path, options: &ExecOptions, own: &create::Process) -> Res
     let container = Container::open(root, &options.id)?;
     let state = container.state()?;
     let first = first_process(&container, &state, options.ignore_paused)?;
+    let rights = Rights::of_caller();
+    if rights.is_user() && container.status(&state)? == Status::Created {
+        // Init still holds what is the host's, so the kernel lets nobody but root look at it.
+        let why = "cannot exec in a created container as a user other than root: start it first";
+        return Err(Error::of_kind(error::Kind::WrongStatus, why));
+    }
     let host = Host::new()?;
     let plan = container
         .config()
-        .and_then(|config| Plan::new(&config, options))
+        .and_then(|config| Plan::new(&config, options, rights))
         .map_err(|error| explain(error, first.as_fd(), options))?;
     if own.protection == Protection::UnlessImmutableIsCleared && plan.may_clear_immutable {
         match self_exe::restart()? {}
@@ -91,7 +98,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(config: &[u8], options: &ExecOptions) -> Result<Self> {
+    fn new(config: &[u8], options: &ExecOptions, rights: Rights) -> Result<Self> {
         // The config as it was created: what there was to say about it has been said.
         let frozen = Report::default();
         let read = || "read the config that the container was created with";
@@ -102,7 +109,7 @@ impl Plan {
         let report = Report::default();
         let process = process::to_run(config.get("process"), options, &report)?;
         let process_node = Node::at_field(&process, Field::root().child("process"), &report);
-        let planned = Process::plan(&process_node, &linux);
+        let planned = Process::plan(&process_node, &linux, rights);
         if let Some(planned) = &planned {
             let terminal = planned.terminal.is_some();
             check_terminal(terminal, !options.detach, options.console_socket.is_some(), &report);
@@ -167,11 +174,14 @@ fn start(
     if let Some(map) = map.as_ref().filter(|_| process.terminal.is_none()) {
         process.user.own_stdio(map)?;
     }
-    let mapped = map.is_some();
+    let (mapped, user) = (map.is_some(), process.rights.is_user());
+    // Those that the process in between joins.
+    const FIRST: i32 = nix::libc::CLONE_NEWUSER | nix::libc::CLONE_NEWPID;
+    let foreign = user.then(|| Namespaces::foreign_flags(&proc, Pid::from_raw(state.pid))).transpose()?;
     let restored = if state.extra_time_namespace { nix::libc::CLONE_NEWTIME } else { 0 };
     let joining = Joining {
         first,
-        namespaces: plan.namespaces.join_flags(mapped) | restored,
+        namespaces: foreign.map_or(plan.namespaces.join_flags(mapped) | restored, |flags| flags & !FIRST),
         mapped: map.map(|map| map.maker(Some((process.user.uid(), process.user.gid())))),
         root: (!plan.namespaces.is_private(Kind::Mount)).then(|| proc.root(state.pid)).transpose()?,
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
@@ -179,13 +189,22 @@ fn start(
         keyring: state.new_keyring.then_some(&*state.id),
     };
     let cgroup = open_cgroup(state, host, options)?;
-    // The clone is seen from inside the container at once, while it still holds the host's descriptors.
-    prctl::set_dumpable(false).context(|| "become undumpable")?;
+    // The clone is seen from inside the container at once, while it still holds the host's descriptors. (That of a user
+    // is not, before it has done so itself; and this process would lose its own files in /proc.)
+    if !user {
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
+    }
     process.exec_affinity.apply_initial()?;
     let otherwise = || if options.cgroup.is_some() { Ok(None) } else { of_first(state, host) };
-    let spawned = spawn_beside(first, cgroup.as_ref(), otherwise, |parent| {
-        init::run(parent, |parent| join::live(process, joining, parent))
-    })?;
+    let spawn = || {
+        spawn_beside(first, foreign.map(|flags| flags & FIRST), cgroup.as_ref(), otherwise, |parent| {
+            init::run(parent, |parent| join::live(process, joining, parent))
+        })
+    };
+    let spawned = match process.oom_score_adj.as_ref().filter(|_| user) {
+        Some(score) => score.inherited(&proc, spawn)?,
+        None => spawn()?,
+    };
 
     // All this while the process sets itself up.
     let started = prepare(process, state, &proc, spawned.pid).and_then(|()| {
@@ -235,7 +254,7 @@ fn see_through(
             process.send_listener(&listener, spawned.pid, &oci_state)
         }
     })?;
-    if mapped {
+    if mapped && !process.rights.is_user() {
         process.schedule(spawned.pid)?;
     }
     let sized = process.terminal.as_ref().is_some_and(|terminal| terminal.size.is_some());
@@ -250,7 +269,7 @@ fn see_through(
 
 /// What only the host's side can set.
 fn prepare(process: &Process, state: &State, proc: &Proc, pid: Pid) -> Result<()> {
-    if let Some(score) = &process.oom_score_adj {
+    if let Some(score) = process.oom_score_adj.as_ref().filter(|_| !process.rights.is_user()) {
         score.apply(proc, pid)?;
     }
     state.rdt.as_ref().map_or(Ok(()), |rdt| rdt.add(pid))

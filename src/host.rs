@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -48,7 +48,7 @@ impl Host {
         Ok(self.cgroup2.get_or_init(|| found))
     }
 
-    /// The path of the caller's own cgroup below the cgroup2 mount, absolute.
+    /// The caller's own cgroup, absolute, as its cgroup namespace names it.
     pub fn own_cgroup(&self) -> Result<PathBuf> {
         cgroup_of("self")
     }
@@ -56,6 +56,25 @@ impl Host {
     /// The same of another process.
     pub fn cgroup_of(&self, pid: Pid) -> Result<PathBuf> {
         cgroup_of(&pid.to_string())
+    }
+
+    /// Where the cgroup2 mount shows a cgroup of that name. In a container without a cgroup namespace it shows the
+    /// container's own only, at its top, while names are still those of the host.
+    pub fn locate_cgroup(&self, name: &Path) -> Result<PathBuf> {
+        let mount = self.cgroup2()?.path();
+        if name.components().any(|component| component == Component::ParentDir) {
+            return Err(Error::new(format!("cgroup {} is outside of the cgroup namespace", name.display())));
+        }
+        let whole = mount.join(name.strip_prefix("/").unwrap_or(name));
+        if whole.exists() {
+            return Ok(whole);
+        }
+        let mountinfo = read("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+        let shown = cgroup2_mounts(&mountinfo).filter(|(_, path)| path == mount).last();
+        match shown.as_ref().and_then(|(top, _)| name.strip_prefix(top).ok()) {
+            Some(below) => Ok(mount.join(below)),
+            None => Ok(whole),
+        }
     }
 }
 
@@ -93,18 +112,19 @@ fn find_cgroup2() -> Result<Cgroup2> {
     }
     let mountinfo = read("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
     cgroup2_mounts(&mountinfo)
-        .find_map(|path| Cgroup2::open(&path).ok())
+        .filter(|(top, _)| top == Path::new("/"))
+        .find_map(|(_, path)| Cgroup2::open(&path).ok())
         .ok_or_else(|| Error::new("find the cgroup2 mount: no cgroup2 file system is mounted"))
 }
 
-/// The mount points of type cgroup2 that show the top of the hierarchy. See `proc_pid_mountinfo(5)`.
-fn cgroup2_mounts(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
+/// What each mount of type cgroup2 shows at its top, and its mount point. See `proc_pid_mountinfo(5)`.
+fn cgroup2_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (PathBuf, PathBuf)> {
     mountinfo.split(|&byte| byte == b'\n').filter_map(|line| {
         // 36 35 98:0 /root /mount\040point rw,noatime master:1 - ext3 /dev/root rw
         let mut fields = line.split(|&byte| byte == b' ');
-        let (root, path) = (fields.nth(3)?, fields.next()?);
+        let (top, path) = (fields.nth(3)?, fields.next()?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (root == b"/" && kind == b"cgroup2").then(|| PathBuf::from(unescape(path)))
+        (kind == b"cgroup2").then(|| (unescape(top).into(), unescape(path).into()))
     })
 }
 
@@ -125,6 +145,20 @@ fn unescape(text: &[u8]) -> OsString {
         }
     }
     OsString::from_vec(plain)
+}
+
+/// The name of a user of the host, if it has one. A static program has no NSS.
+pub fn user_name(uid: u32) -> Option<String> {
+    find_user(&String::from_utf8_lossy(&read("/etc/passwd").unwrap_or_default()), uid)
+}
+
+fn find_user(passwd: &str, uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    let mut entries = passwd.lines().map(|line| line.split(':'));
+    entries.find_map(|mut fields| {
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_string())
+    })
 }
 
 fn cgroup_of(process: &str) -> Result<PathBuf> {
@@ -179,7 +213,8 @@ mod tests {
 34 22 0:28 / /x - cgroup2 none rw
 ";
         let found: Vec<_> = cgroup2_mounts(mountinfo).collect();
-        assert_eq!(found, [Path::new("/mnt/a b\\\tc"), Path::new("/x")]);
+        let expected = [("/part", "/mnt/part"), ("/", "/mnt/a b\\\tc"), ("/", "/x")];
+        assert_eq!(found, expected.map(|(top, path)| (PathBuf::from(top), PathBuf::from(path))));
     }
 
     #[test]
@@ -188,6 +223,14 @@ mod tests {
         assert_eq!(path("9:cpu:/a\n0::/user.slice/a:b\n"), Some("/user.slice/a:b".into()));
         assert_eq!(path("0::/\n"), Some("/".into()));
         assert_eq!(path("9:cpu:/a\n"), None);
+    }
+
+    #[test]
+    fn users_are_named_by_the_hosts_passwd() {
+        let passwd = "root:x:0:0::/:/bin/sh\n\nbroken\nup:x:1000:5::/:\nalso:x:1000:5::/:\n";
+        for (uid, name) in [(0, Some("root")), (1000, Some("up")), (5, None), (1, None)] {
+            assert_eq!(find_user(passwd, uid).as_deref(), name);
+        }
     }
 
     #[test]

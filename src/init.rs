@@ -16,6 +16,9 @@ use crate::cgroup::delegate;
 use crate::container::{State, Status};
 use crate::error::{Context, Error, Field, Result};
 use crate::gate;
+use crate::host::Host;
+use crate::linux::idmap::IdMap;
+use crate::linux::mounts::Users;
 use crate::linux::namespaces::{Joined, Kind};
 use crate::linux::program::Program;
 use crate::linux::seccomp::Seccomp;
@@ -27,19 +30,21 @@ use crate::linux::{
 use crate::log;
 use crate::plan::{Plan, Process};
 use crate::proc::Proc;
+use crate::rights::Rights;
 use crate::root::Root;
-use crate::sync::{CreateEnd, InitEnd, ToInit};
+use crate::sync::{InitEnd, ToInit};
 use crate::sys::fs::close_all_but;
 use crate::sys::process::{exit_now, reset_signals, unblock_signals};
+use crate::trees::{self, Trees};
 
 /// What was opened on the host, before the clone, for init's use.
 pub struct Inherited {
-    /// None: they are still to be received.
+    /// None: they are still to be opened, by create or by init.
     pub trees: Option<Trees>,
-    /// The device nodes that init may not make itself.
+    /// The device nodes that init may not make itself, but create may.
     pub devices: Option<OwnedFd>,
-    /// Whom it becomes in its user namespace, if that is not the runtime's own.
-    pub mapped: Option<(Uid, Gid)>,
+    /// The mappings of its user namespace, and whom it becomes there, if that is not the runtime's own.
+    pub mapped: Option<(IdMap, (Uid, Gid))>,
     /// Whether its cgroup is still to be made, around it.
     pub scope_follows: bool,
     /// Where init moves to, from the top of its cgroup namespace.
@@ -53,32 +58,6 @@ pub struct Inherited {
     /// The first descriptor that the program does not get.
     pub first_private_fd: u32,
     pub new_keyring: bool,
-}
-
-/// The mounts that are attached nowhere yet.
-pub struct Trees {
-    pub root: OwnedFd,
-    /// The sources of /mounts, in their order.
-    pub sources: Vec<Option<OwnedFd>>,
-}
-
-impl Trees {
-    /// Sends them to init: first the root, which it goes on with.
-    pub fn send_root(&self, create: &CreateEnd) -> Result<()> {
-        create.mount(self.root.as_fd())
-    }
-
-    pub fn send_sources(&self, create: &CreateEnd) -> Result<()> {
-        self.sources.iter().flatten().try_for_each(|source| create.mount(source.as_fd()))
-    }
-}
-
-fn receive_mount(create: &InitEnd) -> Result<OwnedFd> {
-    match create.receive_mount()? {
-        Some(mount) => Ok(mount),
-        // Create is dead, and has told nobody of this process.
-        None => exit_now(1),
-    }
 }
 
 /// All of a cloned process's life; whatever goes wrong in it is told to the parent.
@@ -97,6 +76,7 @@ pub fn run(parent: InitEnd, live: impl FnOnce(&InitEnd) -> Result<Infallible>) -
 /// The life of a container's first process.
 pub fn live(
     plan: &Plan,
+    host: &Host,
     state: &State,
     joined: &Joined,
     mut inherited: Inherited,
@@ -105,7 +85,7 @@ pub fn live(
     let gate = inherited.gate.take();
     let lock = inherited.created_lock.take();
     let kept = [Some(create.as_fd().as_raw_fd()), log::descriptor(), raw(&gate), raw(&lock)];
-    let ready = set_up(plan, state, joined, inherited, create, &kept)?;
+    let ready = set_up(plan, host, state, joined, inherited, create, &kept)?;
     // Not before: a start that came while hooks run would wait, perhaps for the hook that called it.
     gate.as_ref().map_or(Ok(()), gate::listen)?;
     create.ready()?;
@@ -137,14 +117,19 @@ pub struct Found<'p> {
 /// The container, up to the user's program.
 fn set_up<'p>(
     plan: &'p Plan,
+    host: &Host,
     state: &State,
     joined: &Joined,
     inherited: Inherited,
     create: &InitEnd,
     kept: &[Option<i32>],
 ) -> Result<Option<Found<'p>>> {
-    // Nobody in a joined namespace may look into this process, which still holds the host's descriptors.
-    prctl::set_dumpable(false).context(|| "become undumpable")?;
+    let user = plan.rights.is_user();
+    // Nobody in a joined namespace may look into this process, which still holds the host's descriptors. In a new user
+    // namespace of a user nobody else can be, and /proc/PID/uid_map has to be the user's until it is written.
+    if !(user && plan.namespaces.is_new(Kind::User)) {
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
+    }
     gate::hold_signals()?;
     schedule::reset_affinity();
     // What is made in the rootfs gets the modes that the config gives.
@@ -155,26 +140,47 @@ fn set_up<'p>(
         true => create.receive_scope()?.unwrap_or_else(|| exit_now(1)),
         false => inherited.cgroup_leaf,
     };
-    plan.namespaces.enter_as_init(joined)?;
+    plan.namespaces.enter_as_init(joined, &Proc::host())?;
     // After it, since a cgroup namespace is rooted where init is when it makes it.
     leaf.map_or(Ok(()), delegate::enter)?;
-    let proc = if inherited.mapped.is_some() { Proc::private_or_host() } else { Proc::private() };
-    if inherited.mapped.is_some() && plan.needs_proc_inside() {
+    let has_user_namespace = inherited.mapped.is_some();
+    let proc = match plan.rights {
+        Rights::Root if !has_user_namespace => Proc::private(),
+        _ => Proc::private_or_host(),
+    };
+    if (has_user_namespace || plan.rights != Rights::Root) && plan.needs_proc_inside() {
         proc.prepare()?;
+    }
+    if user {
+        await_mappings(create)?;
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
     }
     let (root, sources) = match inherited.trees {
         Some(Trees { root, sources }) => (root, Some(sources)),
-        None => (receive_mount(create)?, None),
+        None if user => {
+            let map = inherited.mapped.as_ref().map(|(map, _)| map);
+            let users = Users::new(&proc, map, false);
+            let Trees { root, sources } = Trees::open(plan, host, state.open_cgroup()?.as_ref(), &users)?;
+            (root, Some(sources))
+        }
+        None => (Some(trees::receive(create)?), None),
     };
-    // Still as the host's root, whose directories the way to the bundle may lead through.
-    let root = rootfs::attach(root, &plan.rootfs)?;
-    if let Some((uid, gid)) = inherited.mapped {
-        if create.receive()?.is_none() {
-            exit_now(1);
+    // As long as the host's are in reach, by their paths and by the caller's rights: directories of the host's root
+    // may be on the way to the bundle.
+    let devices = devices::Nodes::open(&plan.devices, inherited.devices)?;
+    let place = rootfs::place(&plan.rootfs)?;
+    if let Some((_, (uid, gid))) = inherited.mapped {
+        if !user {
+            await_mappings(create)?;
         }
         // Before anything is made, which is to belong to the container's root: files, file systems, the keyring.
         idmap::become_mapped(uid, gid)?;
     }
+    let root = match root {
+        Some(root) => root,
+        None => mounts::make_root(&plan.mounts)?,
+    };
+    let root = rootfs::attach(root, place, &plan.rootfs)?;
     if inherited.new_keyring {
         join_keyring(plan.process.as_ref(), &proc, &state.id)?;
     }
@@ -183,12 +189,12 @@ fn set_up<'p>(
     }
 
     let sources = sources.map_or_else(
-        || plan.mounts.have_sources().map(|has| has.then(|| receive_mount(create)).transpose()).collect(),
+        || plan.mounts.have_sources().map(|has| has.then(|| trees::receive(create)).transpose()).collect(),
         Ok,
     )?;
     let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, sources, &root)?;
     // After the mounts, since one of them is /dev.
-    devices::apply(&plan.devices, &root, &proc, inherited.devices)?;
+    devices::apply(&plan.devices, &root, &proc, devices)?;
     // After the devices, and while /dev can be written to.
     let terminal = open_terminal(plan, &root, inherited.console_socket, create)?;
     if let Some(process) = &plan.process {
@@ -197,10 +203,14 @@ fn set_up<'p>(
 
     // With the host's files still in reach: these hooks are the host's.
     if plan.hooks.any_in_create() {
+        // A user's hooks, which give it a network, could not enter its namespaces otherwise.
+        let is_open = user && plan.namespaces.is_new(Kind::User);
+        prctl::set_dumpable(is_open).context(|| "let hooks in")?;
         create.mounted()?;
         if create.receive()?.is_none() {
             exit_now(1);
         }
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
         umask(callers_umask);
         hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating), &[])?;
         umask(Mode::empty());
@@ -224,10 +234,19 @@ fn set_up<'p>(
     if let Some(terminal) = terminal {
         terminal.become_stdio()?;
     }
-    if inherited.mapped.is_none() {
+    if user || !has_user_namespace {
         process.schedule(THIS)?;
     }
     restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept, create).map(Some)
+}
+
+/// Until the ids of this process's user namespace are mapped.
+fn await_mappings(create: &InitEnd) -> Result<()> {
+    if create.receive()?.is_none() {
+        // Create is dead, and has told nobody of this process.
+        exit_now(1);
+    }
+    Ok(())
 }
 
 /// The calling process, for calls that take a pid.
@@ -282,9 +301,11 @@ pub fn restrict<'p>(
     match &process.seccomp {
         // Its agent gets it from the parent, which is there until the process is ready and no longer.
         Some(seccomp) if seccomp.listener().is_some() => {
-            if let Some(listener) = seccomp.load()? {
+            match seccomp.load()? {
+                Some(listener) if process.rights.is_user() => parent.send_listener(listener.as_fd())?,
                 // By its number: sendmsg(2) may be one of the calls that wait for the agent. It stays open until execve.
-                parent.listener(listener.into_raw_fd())?;
+                Some(listener) => parent.listener(listener.into_raw_fd())?,
+                None => {}
             }
             // Execve would do that, but it may be long in coming.
             if !process.no_new_privileges {

@@ -91,7 +91,7 @@ fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Res
         }
         pty.become_stdio()?;
     }
-    if joining.mapped.is_none() {
+    if joining.mapped.is_none() || process.rights.is_user() {
         process.schedule(THIS)?;
     }
     restrict(process, &root, proc, callers_umask, joining.first_private_fd, &kept, exec)

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::cgroup::{Cgroup, Manager};
-use crate::container::{Container, NO_CGROUP, State};
+use crate::cgroup::Cgroup;
+use crate::container::{Container, State};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 
@@ -25,10 +25,8 @@ pub fn kill(root: &Path, id: &str, signal: &str, all: bool) -> Result<()> {
         return Err(not_running(id));
     }
     let kills_init = signal == libc::SIGKILL && state.pid_namespace_private;
-    if all && !kills_init && state.cgroup_manager == Manager::Disabled {
-        return Err(Error::new(format!(
-            "kill container {id}: {NO_CGROUP}, by which its processes could be found"
-        )));
+    if let Some(why) = state.cgroup_manager.lacks().filter(|_| all && !kills_init) {
+        return Err(Error::new(format!("kill container {id}: {why}, by which its processes could be found")));
     }
     // Init's death would leave the others of a shared pid namespace alive, and it may be dead already.
     let whole_cgroup = all || signal == libc::SIGKILL && !state.pid_namespace_private;

@@ -44,6 +44,7 @@ pub mod host;
 pub mod log;
 pub mod netlink;
 pub mod proc;
+pub mod rights;
 pub mod root;
 pub mod socket;
 pub mod spec;
@@ -64,6 +65,7 @@ pub mod join;
 pub mod plan;
 pub mod spawn;
 pub mod sync;
+pub mod trees;
 
 // Operations, and what only they use.
 pub mod check;

@@ -75,7 +75,7 @@ fn run_command(args: &[OsString]) -> Result<i32> {
         _ => Passed::default(),
     };
     global.open_log()?;
-    global.check()?;
+    global.check(&operation)?;
     perform(&global, operation, &Process { protection, passed })
 }
 

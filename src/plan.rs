@@ -36,10 +36,13 @@ use crate::linux::seccomp::Seccomp;
 use crate::linux::sysctl::{self, Private, Sysctl};
 use crate::linux::terminal::{self, Terminal};
 use crate::linux::user::User;
+use crate::rights::Rights;
 use crate::spec::{Node, Report};
 
 /// The whole validated request, one field per facility.
 pub struct Plan {
+    /// Of the caller.
+    pub rights: Rights,
     pub annotations: BTreeMap<String, String>,
     pub namespaces: Namespaces,
     /// Of the container's user namespace; one that is joined need not have them here.
@@ -63,6 +66,8 @@ pub struct Plan {
 
 /// The program to run and all that is set on its process alone: the container's first, or one of `exec`.
 pub struct Process {
+    /// Of the caller.
+    pub rights: Rights,
     pub program: Program,
     pub user: User,
     pub labels: Labels,
@@ -82,7 +87,14 @@ pub struct Process {
 
 impl Plan {
     /// Reads the whole config; what is wrong with it goes to `report`, and then the plan must not be used.
-    pub fn new(bundle: &Bundle, id: &str, no_pivot: bool, manager: Manager, report: &Report) -> Self {
+    pub fn new(
+        bundle: &Bundle,
+        id: &str,
+        no_pivot: bool,
+        manager: Manager,
+        rights: Rights,
+        report: &Report,
+    ) -> Self {
         let config = Node::root(&bundle.spec, report);
         config.expect_keys(&[
             "ociVersion",
@@ -103,11 +115,20 @@ impl Plan {
         if !has(Kind::Mount) {
             needs_mount_namespace(&config, &linux);
         }
+        if rights.is_user() && !has(Kind::User) {
+            let what = "a user other than root needs a user namespace here, with uidMappings and gidMappings beside it";
+            linux.problem("namespaces", format_args!("{what} (keel spec --rootless writes them)"));
+        }
         let names = names::plan(&config, has(Kind::Uts));
         let id_map = plan_id_map(&linux, &namespaces);
         let map = id_map.as_ref();
-        let own =
-            mounts::Own { mount: has(Kind::Mount), cgroup: has(Kind::Cgroup), user: has(Kind::User), map };
+        let own = mounts::Own {
+            mount: has(Kind::Mount),
+            cgroup: has(Kind::Cgroup),
+            user: has(Kind::User),
+            rights,
+            map,
+        };
         let private = Private {
             ipc: has(Kind::Ipc),
             network: has(Kind::Network),
@@ -115,32 +136,41 @@ impl Plan {
             user: has(Kind::User),
         };
         let process = config.object("process");
+        let makes = match (rights, has(Kind::User)) {
+            (Rights::Root, false) => devices::From::Mknod,
+            (Rights::Root, true) => devices::From::Shelf,
+            _ => devices::From::Host,
+        };
         let mut plan = Self {
+            rights,
             annotations: plan_annotations(&config),
             cgroup: cgroup::plan(&config, Some(&linux), id, manager),
             cgroup_owner: None,
             rootfs: rootfs::plan(&config, &bundle.dir, has(Kind::Mount), no_pivot),
             mounts: mounts::plan(&config, &bundle.dir, own),
-            devices: devices::plan(&config, Some(&linux), has(Kind::User), map),
+            devices: devices::plan(&config, Some(&linux), makes, map),
             paths: paths::plan(&linux),
             sysctls: sysctl::plan(&linux, private, names.domainname()),
             net_devices: net_devices::plan(&linux, has(Kind::Network)),
             rdt: rdt::plan(&linux),
             hooks: Hooks::plan(&config),
             mount_label: Labels::of_mounts(&linux),
-            process: process.and_then(|process| Process::plan(&process, &linux)),
+            process: process.and_then(|process| Process::plan(&process, &linux, rights)),
             names,
             namespaces,
             id_map,
         };
         if let (Some(process), Some(map)) = (&plan.process, &plan.id_map) {
             process.user.refuse_unmapped(map, report);
+            if map.denies_groups(rights) {
+                process.user.refuse_groups(report);
+            }
         }
         plan.cgroup_owner = plan.delegatee();
         if manager == Manager::Disabled {
             let makes_devices = plan.bounds(Capability::CAP_MKNOD);
             plan.cgroup.refuse_without_cgroup(&linux, makes_devices);
-            plan.mounts.refuse_writable_cgroups(report);
+            plan.mounts.refuse_writable_cgroups(manager.lacks().unwrap_or_default(), report);
         }
         plan
     }
@@ -195,10 +225,11 @@ const LINUX_KEYS: [&str; 17] = [
 
 impl Process {
     /// Reads `/process`, and of `/linux` what is set on each process of the container.
-    pub fn plan(process: &Node, linux: &Node) -> Option<Self> {
+    pub fn plan(process: &Node, linux: &Node, rights: Rights) -> Option<Self> {
         process.expect_keys(&PROCESS_KEYS);
         let user = User::plan(process);
         let plan = Self {
+            rights,
             program: Program::plan(process),
             labels: Labels::of_process(process),
             personality: Personality::plan(linux),
@@ -227,12 +258,17 @@ impl Process {
         let capset: &[&str] = if self.no_new_privileges { &[] } else { &["capset"] };
         let late: &[&str] = if self.rlimits.wait() { &["prlimit64"] } else { &[] };
         let calls = [capset, late, &CALLS_UNTIL_START].concat();
-        let until_start = || blocked(&["write"], false).or_else(|| blocked(&calls, true));
+        let until_start = || blocked(&[self.call_that_tells()], false).or_else(|| blocked(&calls, true));
         let found = listens.then(until_start).flatten();
         if let Some((call, action)) = found.or_else(|| blocked(&["execve"], listens)) {
             let reason = format_args!("keeps the runtime from {call}, which follows its load: {action}");
             linux.problem("seccomp", reason);
         }
+    }
+
+    /// By which the listener gets to the agent.
+    fn call_that_tells(&self) -> &'static str {
+        if self.rights.is_user() { "sendmsg" } else { "write" }
     }
 
     /// Sets when the process `pid`, or for 0 this one, gets a CPU and the disk. Most of it needs the host's

@@ -35,6 +35,7 @@ use crate::notify;
 use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::relay::{self, Console, Signals};
+use crate::rights::Rights;
 use crate::socket;
 use crate::spec::Report;
 use crate::sys::process::pidfd_open;
@@ -47,6 +48,7 @@ pub fn restore(root: &Path, options: &RestoreOptions) -> Result<i32> {
 }
 
 fn load(root: &Path, options: &RestoreOptions) -> Result<i32> {
+    Criu::refuse_user()?;
     let manager = options.cgroup_manager;
     if manager == Manager::Disabled {
         return Err(Error::new("a container is restored in a cgroup, so not with --cgroup-manager disabled"));
@@ -54,7 +56,7 @@ fn load(root: &Path, options: &RestoreOptions) -> Result<i32> {
     let host = Host::new()?;
     let report = Report::default();
     let bundle = Bundle::load(&options.bundle, &report)?;
-    let plan = Plan::new(&bundle, &options.id, options.no_pivot, manager, &report);
+    let plan = Plan::new(&bundle, &options.id, options.no_pivot, manager, Rights::of_caller(), &report);
     plan.check_host(&report);
     check_terminal(plan.terminal().is_some(), !options.detach, options.console_socket.is_some(), &report);
     for warning in report.finish()? {

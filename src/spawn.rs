@@ -21,8 +21,9 @@ use nix::unistd::{Pid, pipe2, write};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
-use crate::linux::namespaces::{Hop, Joined, Namespaces};
+use crate::linux::namespaces::{Joined, Namespaces};
 use crate::proc::{Proc, is_ending};
+use crate::rights::Rights;
 use crate::sync::{self, CreateEnd, FromInit, InitEnd, ToInit};
 use crate::sys::process::{Clone, adopt_fd, clone3, exit_now, pidfd_getfd};
 
@@ -64,15 +65,13 @@ pub fn spawn(
     joined: &Joined,
     proc: &Proc,
     cgroup: Option<BorrowedFd<'_>>,
+    rights: Rights,
     init: impl FnOnce(InitEnd) -> Infallible,
 ) -> Result<Spawned> {
     let ends = sync::pair()?;
     let cloned = if joined.is_one_way() {
         clone_by_hop(cgroup, || {
-            namespaces.enter(joined, proc)?;
-            // Before anybody in there can look into this process, which holds the host's descriptors.
-            prctl::set_dumpable(false).context(|| "become undumpable")?;
-            joined.user.as_ref().map_or(Ok(()), Hop::join)?;
+            namespaces.enter(joined, proc, rights)?;
             Ok(namespaces.clone_flags())
         })?
     } else {
@@ -82,9 +81,8 @@ pub fn spawn(
 }
 
 fn clone_first(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
-    clone3(flags, cgroup).map_err(|errno| {
-        Error::from(errno).because(format!("clone the container's first process{}", hint(errno)))
-    })
+    clone3(flags, cgroup)
+        .map_err(|errno| Error::from(errno).because(format!("clone the container's process{}", hint(errno))))
 }
 
 /// Clones a child of this process, but from a process that has gone where `enter` goes, which gives the flags. That
@@ -125,19 +123,34 @@ fn clone_by_hop(cgroup: Option<BorrowedFd<'_>>, enter: impl FnOnce() -> Result<i
 const PIPE_BUF: usize = libc::PIPE_BUF; // bytes
 
 /// Clones a process that will join the container of `first`, its first process, whose pid namespace all children of
-/// this process are born in from now on. `cgroup` is the one to be born in, if not this process's own.
+/// this process are born in from now on. `cgroup` is the one to be born in, if not this process's own. A user may go
+/// to the pid namespace only with the user namespace: a process in between does, to `with_user`, the CLONE_NEW* flags.
 ///
 /// A cgroup that passes controllers on to its children may have no processes of its own. The container's first
 /// process has then left it for one of these, and that is what `cgroup_of_first` gives.
 pub fn spawn_beside(
     first: BorrowedFd<'_>,
+    with_user: Option<i32>,
     cgroup: Option<&Cgroup>,
     cgroup_of_first: impl FnOnce() -> Result<Option<Cgroup>>,
     init: impl FnOnce(InitEnd) -> Infallible,
 ) -> Result<Spawned> {
     let ends = sync::pair()?;
-    setns(first, CloneFlags::CLONE_NEWPID).context(|| "join the container's pid namespace")?;
+    let join = |flags| {
+        setns(first, CloneFlags::from_bits_retain(flags)).context(|| "join the container's pid namespace")
+    };
+    if with_user.is_none() {
+        join(libc::CLONE_NEWPID)?;
+    }
     let clone = |cgroup: Option<&Cgroup>| {
+        if let Some(flags) = with_user {
+            return clone_by_hop(cgroup.map(AsFd::as_fd), || {
+                // Before anybody in there can look into this process, which holds the host's descriptors.
+                prctl::set_dumpable(false).context(|| "become undumpable")?;
+                join(flags)?;
+                Ok(0)
+            });
+        }
         clone3(0, cgroup.map(AsFd::as_fd)).context(|| match cgroup {
             Some(cgroup) => format!("clone a process into cgroup {}", cgroup.path().display()),
             None => "clone a process".into(),
@@ -192,6 +205,7 @@ impl Spawned {
                     let listener = pidfd_getfd(&self.pidfd, number);
                     serve(Request::Listener(listener.context(|| "take the seccomp listener from init")?))?;
                 }
+                FromInit::ListenerSent(listener) => serve(Request::Listener(listener))?,
                 FromInit::Ready => return Ok(terminal),
                 FromInit::Failed(error) => return Err(error),
                 FromInit::Closed => return Err(self.unexplained_death()),

@@ -85,10 +85,11 @@ const CONFIG: &str = r#"{
 const ROOTLESS: [(&str, &str); 5] = [
     // Only the caller's group is mapped, so there is no group 5 for terminals.
     (r#", "gid=5"]"#, "]"),
-    // A new sysfs takes a network namespace of one's own; without one the host's is shown.
+    // A new sysfs takes a network namespace of one's own; without one the host's is shown. With all below it read-only:
+    // there are the cgroups, of which the user has some (CVE-2023-25809).
     (
         "\"type\": \"sysfs\", \"source\": \"sysfs\",\n\t\t\t\"options\": [",
-        "\"type\": \"none\", \"source\": \"/sys\",\n\t\t\t\"options\": [\"rbind\", ",
+        "\"type\": \"none\", \"source\": \"/sys\",\n\t\t\t\"options\": [\"rbind\", \"rro\", ",
     ),
     ("\t\t\t{\"type\": \"network\"},\n", ""),
     ("{\"type\": \"cgroup\"}", "{\"type\": \"cgroup\"},\n\t\t\t{\"type\": \"user\"}"),
@@ -132,7 +133,7 @@ mod tests {
         let mut expected: Value = serde_json::from_str(CONFIG).unwrap();
         expected["mounts"][2]["options"].as_array_mut().unwrap().pop();
         expected["mounts"][5] = json!({"destination": "/sys", "type": "none", "source": "/sys",
-            "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+            "options": ["rbind", "rro", "nosuid", "noexec", "nodev", "ro"]});
         let linux = expected["linux"].as_object_mut().unwrap();
         linux.remove("resources");
         linux.insert("uidMappings".into(), json!([{"containerID": 0, "hostID": 1000, "size": 1}]));

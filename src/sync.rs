@@ -21,6 +21,8 @@ pub enum FromInit {
     Terminal(OwnedFd),
     /// The number of the descriptor that a seccomp agent is to get, among init's.
     Listener(RawFd),
+    /// The same as such, from a user's init.
+    ListenerSent(OwnedFd),
     /// All is set up but the user's program.
     Ready,
     /// Init gave up and is exiting.
@@ -84,16 +86,18 @@ impl CreateEnd {
 
     pub fn receive(&self) -> Result<FromInit> {
         let mut buffer = vec![0; LONGEST];
-        let (length, fd) = match receive(&self.0, &mut buffer) {
-            // A dead peer with unread messages resets the connection; it is said once, and before the peer's last words.
-            Err(Errno::ECONNRESET) => return self.receive(),
-            other => other.context(|| "receive from init")?,
+        let received = match receive(&self.0, &mut buffer) {
+            // That it died with unread messages is told once, before what it had said itself.
+            Err(Errno::ECONNRESET) => receive(&self.0, &mut buffer),
+            other => other,
         };
+        let (length, fd) = received.context(|| "receive from init")?;
         let Some((&kind, body)) = buffer[..length].split_first() else { return Ok(FromInit::Closed) };
         Ok(match (kind, fd) {
             (MOUNTED, _) => FromInit::Mounted,
             (READY, _) => FromInit::Ready,
             (TERMINAL, Some(master)) => FromInit::Terminal(master),
+            (LISTENER, Some(listener)) => FromInit::ListenerSent(listener),
             (LISTENER, _) if let Ok(number) = body.try_into() => {
                 FromInit::Listener(RawFd::from_ne_bytes(number))
             }
@@ -129,6 +133,11 @@ impl InitEnd {
         let mut message = vec![LISTENER];
         message.extend(number.to_ne_bytes());
         write(&self.0, &message).map(drop).context(|| "tell of the seccomp listener")
+    }
+
+    /// As such: create, as a user, may not take anything from a process that is not dumpable.
+    pub fn send_listener(&self, listener: BorrowedFd<'_>) -> Result<()> {
+        send_fd(&self.0, &[LISTENER], listener).context(|| "send the seccomp listener to create")
     }
 
     pub fn ready(&self) -> Result<()> {

@@ -143,6 +143,7 @@ fn explain(errno: Errno, controller: &str, dir: &Path) -> Error {
         // EINVAL: no such controller; ENOENT: not in cgroup.controllers.
         Errno::EINVAL | Errno::ENOENT => Error::new(format!("{what}: this host does not have it there")),
         Errno::EBUSY => Error::new(format!("{what}: it has processes of its own (see cgroups(7))")),
+        Errno::EACCES | Errno::EPERM => Error::new(format!("{what}: it is not delegated to this user")),
         Errno::ENOMEM => Error::new(format!("{what}: no memory for it (memory.max there or above it)")),
         _ => Error::from(errno).because(what),
     }

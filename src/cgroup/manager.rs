@@ -20,14 +20,29 @@ pub enum Manager {
     SystemdUser,
     /// Nobody: the container's processes stay in the caller's, and none is looked for or touched.
     Disabled,
+    /// Nobody either, because the caller may not and the config asks for nothing that needs one.
+    Undelegated,
 }
 
 impl Manager {
+    /// What is said to those who want something of the cgroup of a container that has none.
+    pub fn lacks(self) -> Option<&'static str> {
+        match self {
+            Self::Cgroupfs | Self::Systemd | Self::SystemdUser => None,
+            Self::Disabled => {
+                Some("the container has no cgroup, as it was made with --cgroup-manager disabled")
+            }
+            Self::Undelegated => {
+                Some("the container has no cgroup, as none was delegated to the user who made it")
+            }
+        }
+    }
+
     pub fn systemd(self) -> Option<Instance> {
         match self {
             Self::Systemd => Some(Instance::System),
             Self::SystemdUser => Some(Instance::User),
-            Self::Cgroupfs | Self::Disabled => None,
+            Self::Cgroupfs | Self::Disabled | Self::Undelegated => None,
         }
     }
 }

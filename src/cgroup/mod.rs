@@ -21,6 +21,7 @@ mod rdma;
 mod remove;
 pub mod stats;
 pub mod systemd;
+pub mod undelegated;
 mod unified;
 pub mod watch;
 
@@ -28,7 +29,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -55,6 +56,8 @@ pub struct Plan {
     pub leaf: Option<delegate::Leaf>,
     field: Field,
     place: Place,
+    /// By /linux/cgroupsPath.
+    is_named: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,13 +75,15 @@ enum Place {
 pub fn plan(config: &Node, linux: Option<&Node>, id: &str, manager: Manager) -> Plan {
     let resources = linux.and_then(|linux| linux.object("resources"));
     let mut limits = resources.as_ref().map(limits::plan).unwrap_or_default();
+    let named = linux.and_then(plan_path);
+    let is_named = named.is_some();
     let place = match manager.systemd() {
         Some(instance) => Place::Scope(systemd::plan(config, linux, &mut limits, id, instance)),
-        None => linux.and_then(plan_path).unwrap_or_else(|| Place::Sibling(id.into())),
+        None => named.unwrap_or_else(|| Place::Sibling(id.into())),
     };
     let field = linux.map_or_else(Field::root, |linux| linux.at("cgroupsPath"));
     let leaf = delegate::plan_leaf(config);
-    Plan { devices: devices::plan(resources.as_ref()), limits, leaf, field, place }
+    Plan { devices: devices::plan(resources.as_ref()), limits, leaf, field, place, is_named }
 }
 
 fn plan_path(linux: &Node<'_>) -> Option<Place> {
@@ -107,8 +112,10 @@ impl Plan {
         };
         let own = host.own_cgroup().at(&self.field)?;
         let parent = own.parent().unwrap_or(&own);
-        Ok(mount
-            .join(visible(parent).context(|| "place the cgroup beside the caller's").at(&self.field)?)
+        Ok(host
+            .locate_cgroup(parent)
+            .context(|| "place the cgroup beside the caller's")
+            .at(&self.field)?
             .join(below))
     }
 }
@@ -172,12 +179,12 @@ impl Cgroup {
 
     /// The cgroup that a process is in now.
     pub fn of_process(host: &Host, pid: Pid) -> Result<Option<Self>> {
-        Self::open(&host.cgroup2()?.path().join(visible(&host.cgroup_of(pid)?)?))
+        Self::open(&host.locate_cgroup(&host.cgroup_of(pid)?)?)
     }
 
     /// Opens the cgroup that this process is in.
     pub fn of_caller(host: &Host) -> Result<Self> {
-        let path = host.cgroup2()?.path().join(visible(&host.own_cgroup()?)?);
+        let path = host.locate_cgroup(&host.own_cgroup()?)?;
         Self::open(&path)?
             .ok_or_else(|| Error::new(format!("open the caller's cgroup {}: it is gone", path.display())))
     }
@@ -284,14 +291,6 @@ impl AsFd for Cgroup {
     }
 }
 
-/// A path of /proc/self/cgroup as it stands below the cgroup2 mount.
-fn visible(path: &Path) -> Result<&Path> {
-    if path.components().any(|component| component == Component::ParentDir) {
-        return Err(Error::new(format!("cgroup {} is outside of the cgroup namespace", path.display())));
-    }
-    Ok(path.strip_prefix("/").unwrap_or(path))
-}
-
 /// Makes the directory `path` and its missing parents; `made` gets those that are new.
 fn make(mount: &Cgroup2, path: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     match make_one(mount, path, made) {
@@ -312,6 +311,7 @@ fn not_made(path: &Path, errno: Errno) -> Error {
             ": no more cgroups may be made (cgroup.max.descendants or cgroup.max.depth above it)"
         }
         Errno::ENOMEM => ": no memory for it (memory.max above it)",
+        Errno::EACCES => ": the cgroup above it is not delegated to this user",
         _ => "",
     };
     Error::from(errno).because(format!("create cgroup {}{hint}", path.display()))

@@ -27,7 +27,7 @@ use self::bus::Refused;
 use self::message::Value;
 use self::properties::Property;
 use super::limits::{self, Limit};
-use super::{Cgroup, Place, Plan, visible};
+use super::{Cgroup, Place, Plan};
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::Host;
 use crate::spec::{Node, Report};
@@ -134,7 +134,7 @@ impl Scope {
             let elsewhere = format!("process {pid} is in {} after that", path.display());
             return Err(Error::new(elsewhere)).context(what).at(&plan.field);
         }
-        Ok(host.cgroup2()?.path().join(visible(&path)?))
+        host.locate_cgroup(&path)
     }
 
     fn ask_to_start(

@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::cgroup::Manager;
 use crate::list::Format;
+use crate::rights::Rights;
 
 // What `create` and `run` have in common.
 #[derive(Args, Debug)]
@@ -19,6 +20,12 @@ pub struct CreateOptions {
     /// Who makes the cgroup.
     #[arg(skip)]
     pub cgroup_manager: Manager,
+    /// Whether to do without one where none was delegated to the caller.
+    #[arg(skip)]
+    pub cgroup_optional: bool,
+    /// Of the caller.
+    #[arg(skip)]
+    pub rights: Rights,
     /// Name of the new container
     pub id: String,
     /// The bundle: a directory with config.json

@@ -18,12 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::{OCI_VERSION, Status};
 use crate::cgroup::{Cgroup, Manager, oom};
 use crate::error::{Context, Error, Kind, Result};
+use crate::host;
 use crate::linux::hooks::Hook;
 use crate::linux::rdt;
 use crate::sys::process::pidfd_open;
-
-/// What is said to those who want something of it.
-pub const NO_CGROUP: &str = "the container has no cgroup, as it was made with --cgroup-manager disabled";
 
 /// What later commands need to know. Written before the cgroup is made (pid 0), again when init exists, and
 /// once more when `creating` ends.
@@ -144,9 +142,9 @@ impl State {
 
     /// The same for a command that can do nothing without one.
     pub fn need_cgroup(&self) -> Result<Option<Cgroup>> {
-        match self.cgroup_manager {
-            Manager::Disabled => Err(Error::of_kind(Kind::WrongStatus, NO_CGROUP)),
-            Manager::Cgroupfs | Manager::Systemd | Manager::SystemdUser => self.open_cgroup(),
+        match self.cgroup_manager.lacks() {
+            Some(why) => Err(Error::of_kind(Kind::WrongStatus, why)),
+            None => self.open_cgroup(),
         }
     }
 
@@ -227,19 +225,9 @@ fn boot_id() -> Result<String> {
     Ok(String::from_utf8_lossy(&text).trim_end().into())
 }
 
-/// The name of a user of the host, or `#1000`, as runc has it. A static program has no NSS.
+/// The name of a user of the host, or `#1000`, as runc has it.
 pub(super) fn user_name(uid: u32) -> String {
-    let passwd = read_file("/etc/passwd").unwrap_or_default();
-    find_user(&String::from_utf8_lossy(&passwd), uid).unwrap_or_else(|| format!("#{uid}"))
-}
-
-fn find_user(passwd: &str, uid: u32) -> Option<String> {
-    let uid = uid.to_string();
-    let mut entries = passwd.lines().map(|line| line.split(':'));
-    entries.find_map(|mut fields| {
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_string())
-    })
+    host::user_name(uid).unwrap_or_else(|| format!("#{uid}"))
 }
 
 fn read_file(path: &str) -> Result<Vec<u8>, Errno> {
@@ -270,14 +258,6 @@ mod tests {
         assert_eq!(parse_start_time(&invalid_utf8), Some(987654));
         for stat in ["", "42", "42 (x) S 1 2", "42 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x"] {
             assert_eq!(parse_start_time(stat.as_bytes()), None, "{stat}");
-        }
-    }
-
-    #[test]
-    fn users_are_named_by_the_hosts_passwd() {
-        let passwd = "root:x:0:0::/:/bin/sh\n\nbroken\nup:x:1000:5::/:\nalso:x:1000:5::/:\n";
-        for (uid, name) in [(0, Some("root")), (1000, Some("up")), (5, None), (1, None)] {
-            assert_eq!(find_user(passwd, uid).as_deref(), name);
         }
     }
 

@@ -1,23 +1,22 @@
 //! What `create` finds out, opens and does on the host for init.
 
-use std::os::fd::AsFd;
-
 use super::{Mode, Passed};
 use crate::cgroup::Cgroup;
 use crate::cli::CreateOptions;
 use crate::container::Container;
 use crate::error::Result;
 use crate::host::Host;
-use crate::init::{Inherited, Trees};
+use crate::init::Inherited;
+use crate::linux::devices;
 use crate::linux::idmap::IdMap;
 use crate::linux::mounts::Users;
 use crate::linux::namespaces::{Joined, Kind, in_locked_mount_namespace};
 use crate::linux::sysctl::{self, Private};
-use crate::linux::{devices, mounts};
 use crate::plan::Plan;
 use crate::proc::Proc;
 use crate::socket;
 use crate::spawn::Spawned;
+use crate::trees::Trees;
 
 /// What the plan could not know: which of the namespaces that are joined by path are the runtime's own after all.
 pub fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
@@ -33,6 +32,12 @@ pub fn check_private(plan: &Plan, joined: &Joined) -> Result<()> {
     if joined.is_own(Kind::Mount) || joined.is_own(Kind::Uts) && !plan.names.is_empty() {
         let kind = if joined.is_own(Kind::Mount) { Kind::Mount } else { Kind::Uts };
         return Err(plan.namespaces.refuse_own(kind));
+    }
+    if plan.rights.is_user() {
+        if joined.is_own(Kind::User) {
+            return Err(plan.namespaces.refuse_own(Kind::User));
+        }
+        joined.refuse_as_user()?;
     }
     sysctl::check(&plan.sysctls, private)
 }
@@ -52,7 +57,7 @@ pub(super) fn user_namespace(plan: &Plan, joined: &Joined, proc: &Proc) -> Resul
 /// What only the host's side can do for an init in a user namespace.
 pub(super) fn map_ids(plan: &Plan, map: &IdMap, proc: &Proc, spawned: &Spawned) -> Result<()> {
     if plan.namespaces.is_new(Kind::User) {
-        map.write(proc, spawned.pid)?;
+        map.write(proc, spawned.pid, plan.rights)?;
     }
     if let Some(process) = &plan.process {
         process.rlimits.allow(spawned.pid)?;
@@ -63,26 +68,10 @@ pub(super) fn map_ids(plan: &Plan, map: &IdMap, proc: &Proc, spawned: &Spawned) 
     Ok(())
 }
 
-/// Opens the root and the sources of all mounts but the one that [`make_dev`] makes.
-pub(super) fn open_trees(plan: &Plan, host: &Host, cgroup: Option<&Cgroup>, users: &Users) -> Result<Trees> {
-    let callers = cgroup.is_none() && plan.mounts.binds_cgroup();
-    let callers = callers.then(|| Cgroup::of_caller(host)).transpose()?;
-    // In another mount namespace it is another file.
-    let again = cgroup.filter(|_| users.is_inside() && plan.mounts.binds_cgroup());
-    let again = again.map(|cgroup| Cgroup::open(cgroup.path())).transpose()?.flatten();
-    let cgroup = again.as_ref().or(cgroup).or(callers.as_ref());
-    Ok(Trees {
-        root: match &plan.mounts.root {
-            Some(mount) => mounts::open_root(mount, users)?,
-            None => plan.rootfs.open()?,
-        },
-        sources: mounts::open_sources(&plan.mounts, cgroup.map(Cgroup::as_fd), users)?,
-    })
-}
-
-/// Whether init would be able to take the host's flags off what is opened before it has a mount namespace.
+/// Whether init would be able to take the host's flags off what is opened before it has a mount namespace. A user's
+/// init opens everything itself.
 pub(super) fn opens_late(plan: &Plan, users: &Users) -> bool {
-    users.is_inside() && plan.namespaces.is_new(Kind::Mount)
+    users.is_inside() && plan.namespaces.is_new(Kind::Mount) && !plan.rights.is_user()
 }
 
 /// All of it, where it does not have to be late.
@@ -94,7 +83,7 @@ pub(super) fn open_early(
     users: &Users,
 ) -> Result<Trees> {
     let open = || {
-        let mut trees = open_trees(plan, host, cgroup, users)?;
+        let mut trees = Trees::open(plan, host, cgroup, users)?;
         make_dev(plan, &mut trees, users)?;
         Ok(trees)
     };
@@ -130,7 +119,9 @@ pub(super) fn open_for_init(
             .container()
             .map_or(Ok(None), |map| devices::shelf(&plan.devices, map, plan.mounts.have_dev()))?,
         mapped: users.container().map(|map| {
-            map.maker(plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid())))
+            let user =
+                plan.process.as_ref().map(|process| &process.user).map(|user| (user.uid(), user.gid()));
+            (map.clone(), map.maker(user))
         }),
         scope_follows: plan.cgroup.scope().is_some(),
         cgroup_leaf: leaf.map(|(leaf, cgroup)| leaf.make(cgroup)).transpose()?,

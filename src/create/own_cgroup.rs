@@ -9,6 +9,7 @@ use crate::cgroup::systemd::Bus;
 use crate::cgroup::{Cgroup, Manager, oom};
 use crate::error::{Error, Result};
 use crate::spawn::Spawned;
+use crate::spec::Report;
 
 impl Making<'_> {
     /// Makes the cgroup, if it is keel that makes it, and the state that names what is to be made.
@@ -23,7 +24,15 @@ impl Making<'_> {
             self.bus = Some(Bus::connect(instance)?);
             return Ok(());
         }
-        let path = self.plan.cgroup.path(&self.host)?;
+        let Some(path) = self.plan.cgroup.permitted_path(&self.host, self.options.cgroup_optional)? else {
+            // What it could write to would be the caller's own.
+            let report = Report::default();
+            let lacks = Manager::Undelegated;
+            self.plan.mounts.refuse_writable_cgroups(lacks.lacks().unwrap_or_default(), &report);
+            report.finish()?;
+            self.state.cgroup_manager = lacks;
+            return self.container.create_state(&self.state);
+        };
         // Before the state names it as what to kill: it may be somebody else's.
         Cgroup::refuse_used(&self.plan.cgroup, &path)?;
         self.state.cgroup = Some(path.clone());

@@ -5,7 +5,7 @@
 //! in the way is followed or overwritten: /dev itself may be a link in a hostile image (CVE-2026-41579,
 //! CVE-2026-47766). A /dev that the config binds from the host is left as it is.
 //!
-//! In a user namespace nobody can make a device; there they come from a [`shelf`].
+//! In a user namespace nobody can make a device; there they come from a [`shelf`], or are those of the host.
 //!
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#devices>,
 //! <https://github.com/opencontainers/runtime-spec/blob/main/runtime-linux.md#dev-symbolic-links>
@@ -32,7 +32,7 @@ use crate::root::{Root, cleaned};
 use crate::spec::Node;
 use crate::sys::fs::{Resolve, openat2};
 
-pub use shelf::{fill_dev, shelf};
+pub use shelf::{Nodes, fill_dev, shelf};
 
 /// What the container gets in /dev and elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,18 @@ pub struct Devices {
     defaults: Vec<(&'static str, Inode)>,
     /// The config binds a directory on /dev: it is the caller's, and may well be the host's.
     bound: bool,
-    /// In a user namespace, from the parent's [`shelf`].
-    shelved: bool,
+    from: From,
+}
+
+/// Where the nodes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// Init makes them.
+    Mknod,
+    /// The parent has made them, for an init in a user namespace, on its [`shelf`].
+    Shelf,
+    /// Nobody can make them: the caller has no rights over the host. The host's own are bound.
+    Host,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +96,9 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// `config` is the whole document, for its mounts; `linux` its section of that name. `shelved`: the container has a
-/// user namespace, whose mappings are `map` if the config has them.
-pub fn plan(config: &Node, linux: Option<&Node>, shelved: bool, map: Option<&IdMap>) -> Devices {
+/// `config` is the whole document, for its mounts; `linux` its section of that name. `map` are the mappings of
+/// the container's user namespace, if the config has them.
+pub fn plan(config: &Node, linux: Option<&Node>, from: From, map: Option<&IdMap>) -> Devices {
     let listed = linux.map(read_list).unwrap_or_default();
     for device in &listed {
         let (uid, gid) = (device.uid.as_raw(), device.gid.as_raw());
@@ -104,7 +114,7 @@ pub fn plan(config: &Node, linux: Option<&Node>, shelved: bool, map: Option<&IdM
     };
     let defaults = DEFAULTS.into_iter().filter(|(name, _)| is_free(&Path::new("/dev").join(name))).collect();
     let field = Field::root().child("linux").child("devices");
-    Devices { field, listed, defaults, bound: binds_dev(config), shelved }
+    Devices { field, listed, defaults, bound: binds_dev(config), from }
 }
 
 fn read_list(linux: &Node) -> Vec<Device> {
@@ -224,20 +234,20 @@ fn binds_dev(config: &Node) -> bool {
 }
 
 /// Makes the devices and links, in init, after the mounts (else they would be covered) and before /dev or the
-/// root becomes read-only. umask 0 is the caller's; `proc` is init's own; with a `shelf` they are bound from there.
-pub fn apply(devices: &Devices, root: &Root, proc: &Proc, shelf: Option<OwnedFd>) -> Result<()> {
+/// root becomes read-only. umask 0 is the caller's; `proc` is init's own; `nodes` are those that init does not make.
+pub fn apply(devices: &Devices, root: &Root, proc: &Proc, nodes: Nodes) -> Result<()> {
     let dev = (!devices.bound).then(|| open_dev(root)).transpose().at(&devices.field)?;
     for device in &devices.listed {
-        match &shelf {
+        match nodes {
             _ if devices.is_brought(device) => expect(device, root),
-            Some(_) if device.is_on_shelf() => continue,
+            Nodes::Shelf(_) | Nodes::Host(_) if !device.is_fifo() => continue,
             _ => make(device, root, proc),
         }
         .context(|| format!("create device {} ({:?})", device.path.display(), device.inode))
         .at(&device.field)?;
     }
     if let Some(dev) = &dev {
-        for (name, inode) in devices.defaults().iter().filter(|_| shelf.is_none()) {
+        for (name, inode) in devices.defaults().iter().filter(|_| matches!(nodes, Nodes::None)) {
             // umask 0 makes the mode exact, and what root makes in /dev is root's.
             mknodat(dev, *name, inode.kind, Mode::from_bits_truncate(0o666), inode.number)
                 .or_else(|errno| accept_existing(dev, name.as_ref(), *inode, errno))
@@ -246,7 +256,7 @@ pub fn apply(devices: &Devices, root: &Root, proc: &Proc, shelf: Option<OwnedFd>
         }
         make_links(dev, root).at(&devices.field)?;
     }
-    shelf.map_or(Ok(()), |shelf| shelf::bind_all(devices, &shelf, root, dev.as_ref()))
+    shelf::bind_all(devices, nodes, root, dev.as_ref())
 }
 
 /// Looks for a device in a /dev that the caller brings: making it there could make it on the host. One that is
@@ -393,7 +403,7 @@ mod tests {
         let report = Report::default();
         let map = parse(json.as_bytes(), &report).unwrap();
         let config = Node::root(&map, &report);
-        let devices = plan(&config, config.object("linux").as_ref(), false, None);
+        let devices = plan(&config, config.object("linux").as_ref(), From::Mknod, None);
         let found = match report.finish() {
             Ok(warnings) => warnings.iter().map(|warning| format!("warning {warning}")).collect(),
             Err(error) => error.problems().iter().map(ToString::to_string).collect(),

@@ -17,6 +17,7 @@ use nix::unistd::{fchdir, read};
 use crate::error::{At, Context, Field, Result};
 use crate::linux::idmap::IdMap;
 use crate::linux::mount_options::{FsOption, IVersion, Options};
+use crate::rights::Rights;
 use crate::spec::{Node, Report};
 use crate::sys::fs::fsetxattr;
 use crate::sys::mount::{
@@ -90,6 +91,14 @@ impl FileSystem {
     pub fn is_for_user_namespaces(&self) -> bool {
         let kinds = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "ramfs", "binfmt_misc"];
         kinds.contains(&self.kind.as_str())
+    }
+
+    /// Makes an overlay keep its whiteouts and opaque directories where nobody but the host's root may write to
+    /// `trusted.*` attributes.
+    pub fn suit(&mut self, rights: Rights, field: &Field) {
+        if rights != Rights::Root && self.kind == "overlay" && !self.has("userxattr") {
+            self.options.push(FsOption { key: "userxattr".into(), value: None, field: field.clone() });
+        }
     }
 
     /// What a refusal to make it means. A user namespace shows only what belongs to it.

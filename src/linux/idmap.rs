@@ -5,21 +5,27 @@
 //! mappings of some user namespace too, as far as the kernel is concerned; one is made for them by a process that
 //! does nothing else, and lives on in its descriptor.
 //!
+//! A user may map its own id, and others by the programs of [`subids`] only.
+//!
 //! Format: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#user-namespace-mappings>,
 //! [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)
+
+mod subids;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getegid, setgroups, setresgid, setresuid};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::proc::Proc;
+use crate::rights::Rights;
 use crate::spec::{Node, Report};
 use crate::sys::process::{Clone, clone3, exit_now};
 
@@ -129,6 +135,11 @@ impl Ranges {
         Ok(Self { list, field: Field::root() })
     }
 
+    /// Whether it maps this id of the host and no other.
+    fn is_only(&self, id: u32) -> bool {
+        matches!(self.list[..], [Range { outside, size: 1, .. }] if outside == id)
+    }
+
     fn host(&self, id: u32) -> Option<u32> {
         self.list.iter().find_map(|range| {
             let offset = id.checked_sub(range.inside).filter(|&offset| offset < range.size)?;
@@ -181,6 +192,11 @@ impl IdMap {
         user.filter(|_| !self.has_root()).unwrap_or((Uid::from_raw(0), Gid::from_raw(0)))
     }
 
+    /// Whether a user writes the gid mapping itself, which takes that nobody in the namespace may set groups.
+    pub fn denies_groups(&self, rights: Rights) -> bool {
+        rights.is_user() && self.gids.is_only(getegid().as_raw())
+    }
+
     /// The container's root as the host knows it, if there is one.
     pub fn host_root(&self) -> (Option<Uid>, Option<Gid>) {
         (self.host_uid(Uid::from_raw(0)), self.host_gid(Gid::from_raw(0)))
@@ -200,9 +216,15 @@ impl IdMap {
     }
 
     /// Gives the mappings to the new user namespace of a process. For the parent.
-    pub fn write(&self, proc: &Proc, pid: Pid) -> Result<()> {
-        proc.write(&format!("{pid}/uid_map"), &self.uids.text()).at(&self.uids.field)?;
-        proc.write(&format!("{pid}/gid_map"), &self.gids.text()).at(&self.gids.field)
+    pub fn write(&self, proc: &Proc, pid: Pid, rights: Rights) -> Result<()> {
+        if rights.is_user() {
+            return subids::write(self, proc, pid);
+        }
+        for (file, ranges) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
+            let written = proc.write(&format!("{pid}/{file}"), &ranges.text());
+            written.map_err(|error| explain(error, ranges)).at(&ranges.field)?;
+        }
+        Ok(())
     }
 
     /// Those of the user namespace that a process is in.
@@ -241,11 +263,20 @@ impl IdMap {
             libc::CLONE_NEWUSER,
             || Ok(()),
             |pid, _| {
-                self.write(proc, pid)?;
+                self.write(proc, pid, Rights::of_caller())?;
                 proc.namespace(pid, "user")
             },
         )
         .context(|| "make a user namespace")
+    }
+}
+
+/// What a refused mapping lacks: the kernel's words are the same for all.
+fn explain(error: Error, ranges: &Ranges) -> Error {
+    let maps_root = ranges.list.iter().any(|range| range.outside == 0);
+    match error.errno() {
+        Some(Errno::EPERM) if maps_root => error.because("to map root itself takes CAP_SETFCAP".into()),
+        _ => error,
     }
 }
 
@@ -273,7 +304,7 @@ pub fn beside<T>(
             let entered = ours.read_exact(&mut errno).map_err(Error::from);
             let result = entered.and_then(|()| match i32::from_ne_bytes(errno) {
                 0 => work(pid, pidfd.as_fd()),
-                errno => Err(Error::from(nix::errno::Errno::from_raw(errno))),
+                errno => Err(Error::from(Errno::from_raw(errno))),
             });
             drop(ours);
             waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED).context(|| "wait for a process")?;
@@ -285,8 +316,11 @@ pub fn beside<T>(
 /// In a user namespace, once its mappings are written: becomes somebody there. What init makes belongs to them.
 pub fn become_mapped(uid: Uid, gid: Gid) -> Result<()> {
     prctl::set_dumpable(false).context(|| "become undumpable")?;
-    // The groups of the runtime's caller.
-    setgroups(&[]).context(|| "drop all groups")?;
+    match setgroups(&[]) {
+        // All capabilities are there, so this is the "deny" in /proc/self/setgroups, which keeps the groups of a user.
+        Ok(()) | Err(Errno::EPERM) => {}
+        dropped => dropped.context(|| "drop all groups")?,
+    }
     setresgid(gid, gid, gid).context(|| format!("become gid {gid} of the user namespace"))?;
     setresuid(uid, uid, uid).context(|| format!("become uid {uid} of the user namespace"))?;
     // All of this, and joining the namespace, makes it what sysctl fs.suid_dumpable says; and it still has descriptors

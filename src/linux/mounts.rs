@@ -34,7 +34,7 @@ use crate::sys::mount::{Change, attr, mount_setattr, move_mount};
 
 use id_mapped::IdMapped;
 pub use id_mapped::{Own, Users};
-pub use sources::{open_root, open_sources};
+pub use sources::{make_root, open_root, open_sources};
 
 #[derive(Debug, PartialEq)]
 pub struct Mounts {
@@ -164,16 +164,14 @@ impl Reader<'_> {
                 }
                 Some(kind) => {
                     let kind = if kind == "cgroup" { "cgroup2" } else { kind };
-                    let file_system = FileSystem::plan(node, kind, options, self.label, self.bundle);
-                    if let Some(map) = self.own.map {
-                        file_system.refuse_unmapped(map, node.report());
-                    }
+                    let mut file_system = FileSystem::plan(node, kind, options, self.label, self.bundle);
+                    file_system.suit(self.own.rights, node.field());
+                    self.own.map.inspect(|map| file_system.refuse_unmapped(map, node.report()));
+                    let refused = self.own.user && !file_system.is_for_user_namespaces();
                     let mapped = options.id_map.is_some() || node.has("uidMappings");
                     let copy_up = options.copy_up.is_some() && kind == "tmpfs";
-                    let is_dev = destination == Path::new("/dev");
-                    let by_parent = mapped
-                        || self.own.user && !file_system.is_for_user_namespaces()
-                        || is_dev && dev::takes_devices(&file_system, options, self.own);
+                    let devices = dev::takes_devices(destination, &file_system, options, self.own);
+                    let by_parent = (mapped || refused || devices) && !self.own.rights.is_user();
                     Some(What::New { file_system, copy_up, by_parent })
                 }
             },
@@ -235,6 +233,10 @@ impl Mount {
         if *copy_up || file_system.sets_i_version() {
             node.problem("options", "tmpcopyup and iversion are not possible on /");
         }
+    }
+
+    pub fn is_new(&self) -> bool {
+        matches!(self.what, What::New { .. })
     }
 
     fn set_attributes(&self, mount: impl AsFd) -> Result<()> {

@@ -14,6 +14,7 @@
 //! `namespaces(7)`, `time_namespaces(7)`.
 
 mod inside;
+mod offsets;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,10 +22,14 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl;
 use nix::sys::stat::{Mode, fstat};
+use nix::unistd::Pid;
 
+use self::offsets::Offsets;
 use crate::error::{At, Context, Error, Field, Result};
 use crate::proc::Proc;
+use crate::rights::Rights;
 use crate::spec::Node;
 use crate::sys::process::{Clone, ns_get_nstype};
 
@@ -93,16 +98,7 @@ pub struct Namespaces {
     /// Indexed by `Kind`.
     kinds: [Namespace; 8],
     /// Of a new time namespace.
-    offsets: Vec<Offset>,
-}
-
-/// What a clock of the container is ahead of the host's.
-#[derive(Debug, PartialEq, Eq)]
-struct Offset {
-    clock: &'static str,
-    secs: i64,
-    nanosecs: u32,
-    field: Field,
+    offsets: Offsets,
 }
 
 impl Namespaces {
@@ -136,7 +132,7 @@ impl Namespaces {
                 "a new user namespace has no rights in it: join the user namespace that it belongs to";
             linux.report().problem(field.clone(), reason);
         }
-        namespaces.offsets = plan_offsets(linux);
+        namespaces.offsets = Offsets::plan(linux);
         if !namespaces.offsets.is_empty() && !namespaces.is_new(Kind::Time) {
             linux.problem("timeOffsets", "needs a new time namespace in /linux/namespaces");
         }
@@ -183,6 +179,15 @@ impl Namespaces {
             .fold(0, |flags, (.., flag)| flags | flag)
     }
 
+    /// The CLONE_NEW* flags of the namespaces of another process that are not this one's: a user may join what belongs
+    /// to a user namespace of its own, and not even its own of the host.
+    pub fn foreign_flags(proc: &Proc, pid: Pid) -> Result<i32> {
+        KINDS.iter().try_fold(0, |flags, &(_, _, file, flag)| {
+            let own = same(&proc.namespace(pid, file)?, &proc.namespace("self", file)?)?;
+            Ok(if own { flags } else { flags | flag })
+        })
+    }
+
     /// Opens the namespaces to be joined, and those of the runtime that it must go back to.
     pub fn open(&self, proc: &Proc) -> Result<Joined> {
         let mut joined = Joined::default();
@@ -222,11 +227,13 @@ impl Namespaces {
         proc: &Proc,
         clone: impl FnOnce(i32) -> Result<Clone>,
     ) -> Result<Clone> {
-        let own_time = match self.offsets.is_empty() {
-            true => None,
-            false => Some(proc.namespace("self", Kind::Time.file())?),
+        let own_time = self.makes_time_before_clone().then(|| proc.namespace("self", Kind::Time.file()));
+        let own_time = own_time.transpose()?;
+        let go = || {
+            joined.by_parent.iter().try_for_each(Hop::join)?;
+            own_time.as_ref().map_or(Ok(()), |_| self.offsets.make_namespace(&Offsets::open(proc)?))
         };
-        let result = self.enter(joined, proc).and_then(|()| clone(self.clone_flags()));
+        let result = go().and_then(|()| clone(self.clone_flags()));
         if let Ok(Clone::Child) = result {
             return result;
         }
@@ -239,22 +246,38 @@ impl Namespaces {
         result
     }
 
-    /// Enters all that are joined by path but the user and mount namespaces, never to come back.
-    pub fn enter(&self, joined: &Joined, proc: &Proc) -> Result<()> {
-        joined.by_parent.iter().try_for_each(Hop::join)?;
-        if self.offsets.is_empty() {
-            return Ok(());
+    /// Enters all that are joined by path but the mount namespace, never to come back. For a process in between.
+    pub fn enter(&self, joined: &Joined, proc: &Proc, rights: Rights) -> Result<()> {
+        // While this process's files are the caller's, who has all rights over a user namespace of its own.
+        let offsets = self.makes_time_before_clone().then(|| Offsets::open(proc)).transpose()?;
+        let enter_others = || {
+            joined.by_parent.iter().try_for_each(Hop::join)?;
+            offsets.as_ref().map_or(Ok(()), |offsets| self.offsets.make_namespace(offsets))
+        };
+        // With the rights of the host's root they need not belong to the user namespace; a user has no rights before.
+        if !rights.is_user() {
+            enter_others()?;
         }
-        // Only children are born in it; the parent's own clocks stay.
-        unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).context(|| "unshare time namespace")?;
-        for Offset { clock, secs, nanosecs, field } in &self.offsets {
-            proc.write("self/timens_offsets", &format!("{clock} {secs} {nanosecs}")).at(field)?;
-        }
-        Ok(())
+        // Before anybody in there can look into this process, which holds the host's descriptors.
+        prctl::set_dumpable(false).context(|| "become undumpable")?;
+        joined.user.as_ref().map_or(Ok(()), Hop::join)?;
+        if rights.is_user() { enter_others() } else { Ok(()) }
     }
 
-    /// Init's part. After this the root and working directory are those of a joined mount namespace.
-    pub fn enter_as_init(&self, joined: &Joined) -> Result<()> {
+    /// A time namespace has its offsets before the first process is in it, and belongs to the user namespace that its
+    /// maker is in: with a new one, that is init.
+    fn makes_time_before_clone(&self) -> bool {
+        !self.offsets.is_empty() && !self.is_new(Kind::User)
+    }
+
+    /// Init's part; `proc` is the host's. After this the root and working directory are those of a joined mount
+    /// namespace.
+    pub fn enter_as_init(&self, joined: &Joined, proc: &Proc) -> Result<()> {
+        if !self.offsets.is_empty() && !self.makes_time_before_clone() {
+            self.offsets.make_namespace(&Offsets::open(proc)?)?;
+            let own = proc.namespace("self", "time_for_children")?;
+            enter(Kind::Time, &own).context(|| "enter the new time namespace")?;
+        }
         if self.is_new(Kind::Cgroup) {
             unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare cgroup namespace")?;
         }
@@ -292,6 +315,24 @@ impl Joined {
         self.own.contains(&kind)
     }
 
+    /// What a user cannot do: to join a namespace of another kind takes rights over it, which come with the user
+    /// namespace that it belongs to.
+    pub fn refuse_as_user(&self) -> Result<()> {
+        let mut others = self.by_parent.iter().chain(&self.by_init);
+        let hop = match &self.user {
+            None => others.next(),
+            Some(_) => others.find(|hop| hop.kind == Kind::Mount),
+        };
+        let Some(Hop { kind, path, field, .. }) = hop else { return Ok(()) };
+        let why = match kind {
+            Kind::Mount => "a user without privileges cannot bring anything into it",
+            _ => {
+                "a user without privileges joins it only with the user namespace that it belongs to, by path"
+            }
+        };
+        Err(Error::new(format!("join {} namespace {}: {why}", kind.name(), path.display()))).at(field)
+    }
+
     /// The namespace of this kind, if one is to be joined.
     pub fn get(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
         let hop = self.by_parent.iter().chain(&self.by_init).find(|hop| hop.kind == kind)?;
@@ -317,28 +358,6 @@ impl Hop {
 
 fn enter(kind: Kind, namespace: &OwnedFd) -> Result<(), Errno> {
     setns(namespace, CloneFlags::from_bits_retain(kind.flag()))
-}
-
-/// The two clocks that a time namespace has, in the order of the keys.
-fn plan_offsets(linux: &Node) -> Vec<Offset> {
-    const CLOCKS: [&str; 2] = ["monotonic", "boottime"];
-    let Some(offsets) = linux.object("timeOffsets") else { return Vec::new() };
-    let mut planned = Vec::new();
-    for key in offsets.keys() {
-        let Some(&clock) = CLOCKS.iter().find(|&&clock| clock == key) else {
-            offsets.problem(key, "is not a clock of a time namespace: only monotonic and boottime are");
-            continue;
-        };
-        let Some(offset) = offsets.object(key) else { continue };
-        offset.expect_keys(&["secs", "nanosecs"]);
-        let nanosecs = offset.u32("nanosecs").unwrap_or(0);
-        if nanosecs >= 1_000_000_000 {
-            offset.problem("nanosecs", format_args!("must be less than 1000000000, not {nanosecs}"));
-        }
-        let secs = offset.i64("secs").unwrap_or(0);
-        planned.push(Offset { clock, secs, nanosecs, field: offset.field().clone() });
-    }
-    planned
 }
 
 /// Opens a namespace of the host and sees that it is of the kind that was asked for.
@@ -367,6 +386,7 @@ pub fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use super::offsets::Offset;
     use super::*;
     use crate::spec::planned;
 
@@ -399,7 +419,7 @@ mod tests {
         assert_eq!(namespaces.clone_flags(), libc::CLONE_NEWNS);
         let field = |clock| Field::root().child("timeOffsets").child(clock);
         assert_eq!(
-            namespaces.offsets,
+            namespaces.offsets.0,
             [
                 Offset { clock: "boottime", secs: 0, nanosecs: 7, field: field("boottime") },
                 Offset { clock: "monotonic", secs: -5, nanosecs: 0, field: field("monotonic") },

@@ -3,6 +3,7 @@
 //! Spec: <https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-process>,
 //! `proc_pid_oom_score_adj(5)`
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::error::{At, Field, Result};
@@ -25,8 +26,30 @@ impl OomScoreAdj {
         Some(Self { score, field: process.at("oomScoreAdj") })
     }
 
-    /// By create, through the host's proc. A value below the caller's own needs CAP_SYS_RESOURCE.
+    /// By create, through the host's proc.
     pub fn apply(&self, proc: &Proc, init: Pid) -> Result<()> {
-        proc.write(&format!("{init}/oom_score_adj"), &self.score.to_string()).at(&self.field)
+        self.write(proc, &init.to_string())
+    }
+
+    /// Does `clone` while this process has the score, which the other inherits. For a user, who may not write to the
+    /// files of a process that hides what it holds of the host.
+    pub fn inherited<T>(&self, proc: &Proc, clone: impl FnOnce() -> Result<T>) -> Result<T> {
+        let own = proc.read("self/oom_score_adj")?;
+        self.write(proc, "self")?;
+        let cloned = clone();
+        proc.write("self/oom_score_adj", own.trim_end())?;
+        cloned
+    }
+
+    /// As with runc and crun, to be refused is an error.
+    fn write(&self, proc: &Proc, process: &str) -> Result<()> {
+        proc.write(&format!("{process}/oom_score_adj"), &self.score.to_string())
+            .map_err(|error| match error.errno() {
+                Some(Errno::EACCES) => {
+                    error.because("less than the caller's own takes CAP_SYS_RESOURCE".into())
+                }
+                _ => error,
+            })
+            .at(&self.field)
     }
 }

@@ -120,8 +120,15 @@ impl Rootfs {
     }
 }
 
-/// Attaches the root. For init, first of all in its mount namespace: until then what it mounts appears on the host.
-pub fn attach(tree: OwnedFd, rootfs: &Rootfs) -> Result<Root> {
+/// Where the root is to be attached. For init, with the rights of the host.
+pub fn place(rootfs: &Rootfs) -> Result<OwnedFd> {
+    let place = if rootfs.seen_by_hooks { rootfs.path.as_path() } else { Path::new("/") };
+    open_directory(place).context(|| format!("open {}", place.display()))
+}
+
+/// Attaches the root at its place. For init, first of all in its mount namespace: until then what it mounts appears on
+/// the host.
+pub fn attach(tree: OwnedFd, place: OwnedFd, rootfs: &Rootfs) -> Result<Root> {
     if rootfs.entry == Entry::Chroot {
         return Ok(Root::new(tree));
     }
@@ -129,10 +136,7 @@ pub fn attach(tree: OwnedFd, rootfs: &Rootfs) -> Result<Root> {
     let propagation = rootfs.early_propagation();
     mount_setattr(&tree, true, propagation.change())
         .context(|| "take the root out of the host's peer groups")?;
-    let place = if rootfs.seen_by_hooks { rootfs.path.as_path() } else { Path::new("/") };
-    move_mount(&tree, open_directory(place).context(|| format!("open {}", place.display()))?)
-        .context(|| format!("attach the root on {}", place.display()))
-        .at(&rootfs.field)?;
+    move_mount(&tree, place).context(|| "attach the root").at(&rootfs.field)?;
     Ok(Root::new(tree))
 }
 

@@ -18,9 +18,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, Statfs, fstatfs};
 use nix::sys::statvfs::FsFlags;
+use nix::unistd::geteuid;
 
 use self::overlay::Failure;
 use crate::error::{Context, Error, Result};
@@ -45,6 +46,9 @@ pub fn protect() -> Result<Protection> {
     if is_restarted(&exe)? {
         return Ok(Protection::Everybody);
     }
+    if !geteuid().is_root() && is_roots_alone(&exe)? {
+        return Ok(Protection::Everybody);
+    }
     match overlay::protection(&stat()?, statfs(&exe)?.filesystem_type().0 as u32) {
         Some(protection) => Ok(protection),
         None => match restart()? {},
@@ -60,6 +64,14 @@ pub fn restart() -> Result<Infallible> {
         let errno = Errno::from_raw(errno);
         format!("protect the own binary: no overlay ({doing}: {errno}) and no sealed copy")
     })
+}
+
+/// Whether nobody but the host's root may write to a file. For a user whose container has the user's ids and subordinate
+/// ones: over a file of an owner that is not mapped no capability of a user namespace has power. (An access list that
+/// lets somebody write shows as a group that may.)
+fn is_roots_alone(exe: &OwnedFd) -> Result<bool> {
+    let stat = fstat(exe).context(|| "stat the own binary")?;
+    Ok((stat.st_uid, stat.st_gid, stat.st_mode & 0o022) == (0, 0, 0))
 }
 
 /// Whether this is the second start. The path by which it was executed tells; only the host's side chose that.

@@ -90,6 +90,13 @@ impl User {
         }
     }
 
+    /// Reports groups that a user cannot set who maps its own group and no others.
+    pub fn refuse_groups(&self, report: &Report) {
+        if !self.additional_gids.is_empty() {
+            report.problem(self.field.child("additionalGids"), GROUPS_DENIED);
+        }
+    }
+
     /// Gives this process's standard streams, which are the container's too, to the user as the host knows them. From
     /// inside a user namespace that is not possible, since their owner is not known there.
     pub fn own_stdio(&self, map: &IdMap) -> Result<()> {
@@ -103,8 +110,13 @@ impl User {
         // As long as we may: the user could not give them to itself.
         own_stdio(uid)?;
         // An empty list too, or the groups of the runtime's caller pass to the container.
-        setgroups(&self.additional_gids)
-            .map_err(|errno| unmapped(errno, "one is"))
+        let set = match setgroups(&self.additional_gids) {
+            // What a user who maps its own group cannot give up, it keeps.
+            Err(Errno::EPERM) if self.additional_gids.is_empty() => Ok(()),
+            Err(Errno::EPERM) => Err(Error::new(GROUPS_DENIED)),
+            set => set.map_err(Error::from),
+        };
+        set.map_err(|error| error.errno().map_or(error, |errno| unmapped(errno, "one is")))
             .context(|| format!("set additional groups {:?}", raw(&self.additional_gids)))
             .at(&self.field.child("additionalGids"))?;
         // The group first: the user may not be allowed to change it.
@@ -137,6 +149,9 @@ impl User {
 
 /// Bytes of /etc/passwd that are read; an image could have one without end.
 const MAX_PASSWD: u64 = 10 << 20;
+
+const GROUPS_DENIED: &str = "the kernel lets nobody set groups where a user has mapped its own group by itself, without \
+                             newgidmap";
 
 /// `(uid_t)-1`: the system calls take it as "do not change".
 const UNCHANGED: u32 = u32::MAX;

@@ -55,6 +55,7 @@ mod mount_options;
 mod mounts;
 mod names;
 mod namespaces;
+mod nested;
 mod net_devices;
 mod nginx;
 mod notify;
@@ -68,6 +69,8 @@ mod rdt;
 mod rlimits;
 mod root_mount;
 mod rootfs;
+mod rootless;
+mod rootless_cgroup;
 mod scheduling;
 mod seccomp;
 mod seccomp_libseccomp;
@@ -123,6 +126,9 @@ const TESTS: &[&[Test]] = &[
     user::TESTS,
     user_namespace::TESTS,
     idmap::TESTS,
+    rootless::TESTS,
+    rootless_cgroup::TESTS,
+    nested::TESTS,
     rlimits::TESTS,
     capabilities::TESTS,
     scheduling::TESTS,
@@ -165,6 +171,30 @@ const TESTS: &[&[Test]] = &[
     nginx::TESTS,
 ];
 
+/// Gives the host a user who has subordinate ids, as far as these tests see.
+fn make_user() {
+    let (user, name, (first, count)) = (sandbox::USER, sandbox::USER_NAME, sandbox::SUBIDS);
+    let dir = env::temp_dir();
+    for (file, line) in [
+        ("passwd", format!("{name}:x:{user}:{user}::/nonexistent:/bin/sh")),
+        ("group", format!("{name}:x:{user}:")),
+        ("subuid", format!("{name}:{first}:{count}")),
+        ("subgid", format!("{user}:{first}:{count}")),
+    ] {
+        let place = Path::new("/etc").join(file);
+        if !place.exists() {
+            // A host without the package of newuidmap, for which the tests ask.
+            continue;
+        }
+        let text = std::fs::read_to_string(&place).expect("read a file of users");
+        let copy = dir.join(format!("keel-{file}-{}", std::process::id()));
+        std::fs::write(&copy, format!("{text}{line}\n")).expect("write a file of users");
+        let bound = mount(Some(&copy), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        std::fs::remove_file(&copy).expect("remove what is bound");
+        bound.expect("bind a file of users");
+    }
+}
+
 fn main() -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     if Path::new(&args[0]).file_name().is_some_and(|name| name == "payload") {
@@ -176,6 +206,7 @@ fn main() -> ExitCode {
         unshare(own).expect("unshare namespaces");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("make all mounts private");
+        make_user();
         // Others look for cgroup2 there only.
         if let (false, Some(cgroups)) = (sandbox::is_keel(), sandbox::cgroup_root()) {
             let bind = mount(Some(&cgroups), "/sys/fs/cgroup", None::<&str>, MsFlags::MS_BIND, None::<&str>);

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::mem::take;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The host's user who is root in a sandbox's user namespace.
 pub const HOST_ROOT: u32 = 100_000;
+
+/// A user without privileges, of the tests' own mount namespace: who it is, and the ids that it may map besides.
+pub const USER: u32 = 60_042;
+pub const USER_NAME: &str = "keel-tester";
+pub const SUBIDS: (u32, u32) = (700_000, 65_536);
 
 /// The runtime under test: $KEEL, else the one that cargo built, else the one beside this test binary.
 pub fn runtime() -> PathBuf {
@@ -219,6 +224,8 @@ pub struct Sandbox {
     pub runtime: PathBuf,
     /// Whether systemd makes the cgroup.
     scope: bool,
+    /// Who calls it, if not root.
+    pub user: Option<u32>,
     calls: AtomicU32,
 }
 
@@ -233,8 +240,15 @@ impl Sandbox {
             fs::create_dir_all(dir.join(name)).expect("make the sandbox");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("chmod the sandbox");
-        let (config, calls) = (default_config(&id), AtomicU32::new(0));
-        let mut sandbox = Self { config, runtime: runtime(), dir, id, scope: false, calls };
+        let mut sandbox = Self {
+            config: default_config(&id),
+            runtime: runtime(),
+            user: None,
+            dir,
+            id,
+            scope: false,
+            calls: AtomicU32::new(0),
+        };
         link(&env::current_exe().expect("this program's path"), &sandbox.rootfs().join("payload"));
         // All tests once more in a user namespace: not all can pass, but which do not is worth a look.
         if env::var_os("USERNS").is_some() {
@@ -243,6 +257,10 @@ impl Sandbox {
         // The same with cgroups of systemd's.
         if env::var_os("SYSTEMD").is_some() {
             sandbox.scope();
+        }
+        // The same as a user.
+        if env::var_os("ROOTLESS").is_some() {
+            sandbox.rootless();
         }
         sandbox
     }
@@ -257,6 +275,41 @@ impl Sandbox {
     /// The unit that this container lives in, or would.
     pub fn unit(&self) -> String {
         format!("keel-{}.scope", self.id)
+    }
+
+    /// For [`USER`], whom all of the sandbox is given to, with what `spec --rootless` writes: itself mapped as root, the
+    /// host's network, no cgroup asked for.
+    pub fn rootless(&mut self) -> &mut Self {
+        let itself = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        self.set("/linux/uidMappings", itself.clone()).set("/linux/gidMappings", itself);
+        self.set("/linux/namespaces/-", json!({"type": "user"}));
+        self.unset("/linux/cgroupsPath").unset("/linux/resources");
+        self.set(
+            "/mounts/2/options",
+            json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+        );
+        self.user = Some(USER);
+        self.give_to_user(&self.dir);
+        self
+    }
+
+    /// The same with [`SUBIDS`] from 1 on, by newuidmap and newgidmap.
+    pub fn rootless_with_subids(&mut self) -> &mut Self {
+        let (first, size) = SUBIDS;
+        let mapping = json!([{"containerID": 0, "hostID": USER, "size": 1},
+            {"containerID": 1, "hostID": first, "size": size}]);
+        self.rootless().set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping)
+    }
+
+    /// Gives what the test has put into a directory of the sandbox to its user.
+    pub fn give_to_user(&self, dir: &Path) {
+        // Not the payload and busybox, which are the host's files too.
+        let find = Command::new("find")
+            .arg(dir)
+            .args(["(", "-links", "1", "-o", "-type", "d", "-o", "-type", "l", ")"])
+            .args(["-exec", "chown", "-h", &format!("{USER}:{USER}"), "{}", "+"])
+            .status();
+        assert!(find.is_ok_and(|status| status.success()), "chown the sandbox");
     }
 
     pub fn with_resources(resources: Value) -> Self {
@@ -433,6 +486,9 @@ impl Sandbox {
         if env::var_os("USERNS").is_some() {
             self.give_rootfs();
         }
+        if self.user.is_some() {
+            self.give_to_user(&self.bundle());
+        }
         let json = serde_json::to_vec_pretty(&self.config).expect("JSON");
         fs::write(self.bundle().join("config.json"), json).expect("write config.json");
     }
@@ -447,6 +503,9 @@ impl Sandbox {
         command.args(args);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default()).env("SANDBOX", &self.id);
         command.current_dir(self.bundle()).stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 

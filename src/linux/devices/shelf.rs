@@ -2,7 +2,8 @@
 //! that is mounted there, if there is one, and the others on a tmpfs of its own, from where init binds each where it
 //! belongs.
 //!
-//! Not the host's nodes: theirs are the host's owners and modes, which whoever is in the container could change or
+//! Where the parent cannot make any either, they are the host's own, each from its path there. That is the last resort:
+//! theirs are the host's owners and modes, which whoever is in the container could change or
 //! could not use, and the config may put a device where the host has none.
 
 use std::ffi::OsStr;
@@ -10,14 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, mknodat};
 use nix::unistd::{Gid, Uid, fchdir, fchownat};
 
-use super::{Device, Devices, Inode, check};
+use super::{Device, Devices, From, Inode, check};
 use crate::error::{At, Context, Error, Result};
 use crate::linux::idmap::IdMap;
+use crate::log;
 use crate::root::Root;
 use crate::sys::fs::{Resolve, openat2};
 use crate::sys::mount::{attr, fsconfig_create, fsmount, fsopen, move_mount, open_tree_clone};
@@ -25,7 +27,7 @@ use crate::sys::mount::{attr, fsconfig_create, fsmount, fsopen, move_mount, open
 impl Devices {
     /// Those that [`shelf`] has, and the names that they have there.
     fn on_shelf(&self) -> impl Iterator<Item = (String, &Device)> {
-        let here = |device: &&Device| device.inode.kind != SFlag::S_IFIFO && !self.is_brought(device);
+        let here = |device: &&Device| !device.is_fifo() && !self.is_brought(device);
         self.listed
             .iter()
             .enumerate()
@@ -45,8 +47,8 @@ impl Devices {
 
 impl Device {
     /// Anybody can make a FIFO.
-    pub(super) fn is_on_shelf(&self) -> bool {
-        self.inode.kind != SFlag::S_IFIFO
+    pub(super) fn is_fifo(&self) -> bool {
+        self.inode.kind == SFlag::S_IFIFO
     }
 }
 
@@ -56,7 +58,7 @@ impl Device {
 pub fn shelf(devices: &Devices, map: &IdMap, dev: bool) -> Result<Option<OwnedFd>> {
     let listed = || devices.on_shelf().filter(|(_, device)| !dev || device.name_in_dev().is_none());
     let defaults = || devices.defaults().iter().filter(|_| !dev);
-    if !devices.shelved || listed().next().is_none() && defaults().next().is_none() {
+    if devices.from != From::Shelf || listed().next().is_none() && defaults().next().is_none() {
         return Ok(None);
     }
     let fs = fsopen("tmpfs").context(|| "open file system tmpfs")?;
@@ -117,8 +119,59 @@ fn put(dir: impl AsFd, name: &OsStr, inode: Inode, mode: Mode, owner: Option<(Ui
     Ok(fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink)?)
 }
 
+/// The nodes that init is to bind.
+pub enum Nodes {
+    /// It makes them itself, or there are none.
+    None,
+    Shelf(OwnedFd),
+    /// Mounts of the host's, attached nowhere: of the list, then of the defaults.
+    Host(Vec<OwnedFd>),
+}
+
+impl Nodes {
+    /// Opens the host's, unless there is the parent's `shelf`. For init, while it sees the host's files.
+    pub fn open(devices: &Devices, shelf: Option<OwnedFd>) -> Result<Self> {
+        if let Some(shelf) = shelf {
+            return Ok(Self::Shelf(shelf));
+        }
+        if devices.from != From::Host {
+            return Ok(Self::None);
+        }
+        let mut nodes = Vec::new();
+        for (_, device) in devices.on_shelf() {
+            let node = host_node(&device.path, device.inode, Some(device.mode)).at(&device.field)?;
+            nodes.push(node);
+        }
+        for (name, inode) in devices.defaults() {
+            nodes.push(host_node(&Path::new("/dev").join(name), *inode, None).at(&devices.field)?);
+        }
+        Ok(Self::Host(nodes))
+    }
+}
+
+/// The host's own node at the path that the container is to have it at, looked up once and verified by what was found.
+fn host_node(path: &Path, wanted: Inode, mode: Option<Mode>) -> Result<OwnedFd> {
+    let open_node = || -> Result<OwnedFd> {
+        let node = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let stat = fstat(&node)?;
+        check(&stat, wanted)?;
+        let has = Mode::from_bits_truncate(stat.st_mode);
+        if mode.is_some_and(|mode| mode != has) {
+            log::warning(format_args!("device {} is the host's, of mode {has:04o}", path.display()));
+        }
+        Ok(open_tree_clone(&node, Path::new(""), libc::AT_EMPTY_PATH)?)
+    };
+    open_node().context(|| {
+        let why = "since without rights over the host no device can be made";
+        format!("use the host's device {} ({wanted:?}), {why}", path.display())
+    })
+}
+
 /// Binds them all where they belong. For init, as [`super::apply`]; `dev` is /dev, unless the caller brings that.
-pub(super) fn bind_all(devices: &Devices, shelf: &OwnedFd, root: &Root, dev: Option<&OwnedFd>) -> Result<()> {
+pub(super) fn bind_all(devices: &Devices, nodes: Nodes, root: &Root, dev: Option<&OwnedFd>) -> Result<()> {
+    if matches!(nodes, Nodes::None) {
+        return Ok(());
+    }
     let mut places = Vec::new();
     for (name, device) in devices.on_shelf() {
         let find = || {
@@ -126,8 +179,7 @@ pub(super) fn bind_all(devices: &Devices, shelf: &OwnedFd, root: &Root, dev: Opt
             place(&dir, last, device.inode)
         };
         let what = || format!("create device {} ({:?})", device.path.display(), device.inode);
-        let place = find().context(what).at(&device.field)?;
-        places.extend(place.map(|place| (name, place)));
+        places.push((name, find().context(what).at(&device.field)?));
     }
     for (dev, (name, inode)) in
         dev.into_iter().flat_map(|dev| devices.defaults().iter().map(move |d| (dev, d)))
@@ -135,19 +187,33 @@ pub(super) fn bind_all(devices: &Devices, shelf: &OwnedFd, root: &Root, dev: Opt
         let place = place(dev, name.as_ref(), *inode)
             .context(|| format!("create device /dev/{name} ({inode:?})"))
             .at(&devices.field)?;
-        places.extend(place.map(|place| ((*name).to_owned(), place)));
+        places.push(((*name).to_owned(), place));
     }
-    let bind = || -> Result<(), Errno> {
-        // Before Linux 6.15 only an attached mount can be cloned. It lies over the root for this long, when all
-        // look-ups are done.
-        move_mount(shelf, root)?;
-        for (name, place) in places {
-            move_mount(open_tree_clone(shelf, Path::new(&name), 0)?, place)?;
+    let bind = || match &nodes {
+        Nodes::None => Ok(()),
+        Nodes::Shelf(shelf) => bind_from_shelf(shelf, places, root),
+        Nodes::Host(nodes) => {
+            let mut pairs = nodes.iter().zip(places);
+            pairs.try_for_each(|(node, (_, place))| place.map_or(Ok(()), |place| move_mount(node, place)))
         }
-        fchdir(shelf)?;
-        umount2(".", MntFlags::MNT_DETACH)
     };
     bind().context(|| "bind the devices").at(&devices.field)
+}
+
+/// None as place: that very device is there.
+fn bind_from_shelf(
+    shelf: &OwnedFd,
+    places: Vec<(String, Option<OwnedFd>)>,
+    root: &Root,
+) -> Result<(), Errno> {
+    // Before Linux 6.15 only an attached mount can be cloned. It lies over the root for this long, when all
+    // look-ups are done.
+    move_mount(shelf, root)?;
+    for (name, place) in places {
+        place.map_or(Ok(()), |place| move_mount(open_tree_clone(shelf, Path::new(&name), 0)?, place))?;
+    }
+    fchdir(shelf)?;
+    umount2(".", MntFlags::MNT_DETACH)
 }
 
 /// The file that a device is bound on, made empty if missing. None if that very device is there; what an earlier run

@@ -27,14 +27,14 @@ impl Mounts {
     }
 
     /// For a container that has no cgroup of its own: what it could write to would be the caller's.
-    pub fn refuse_writable_cgroups(&self, report: &Report) {
+    pub fn refuse_writable_cgroups(&self, why_none: &str, report: &Report) {
         let shows_cgroups = |mount: &&Mount| match &mount.what {
             What::New { file_system, .. } => file_system.kind == "cgroup2",
             What::Bind { source, .. } => *source == Source::Cgroup,
             What::Remount(_) => false,
         };
         for mount in self.list.iter().filter(shows_cgroups).filter(|mount| !mount.is_read_only()) {
-            let what = "must be ro with --cgroup-manager disabled: it shows the cgroup of the caller";
+            let what = format_args!("must be ro: {why_none}, and it shows the caller's");
             report.problem(mount.field.child("options"), what);
         }
     }
@@ -98,7 +98,7 @@ mod tests {
             (cgroups("tmpfs", "cgroup", "/c", &[]), true, false),
         ] {
             let (mounts, report) = planned(mount.clone(), namespace);
-            mounts.refuse_writable_cgroups(&report);
+            mounts.refuse_writable_cgroups("there is none", &report);
             let problems = report.finish().err().map_or(Vec::new(), |e| e.problems().to_vec());
             let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
             assert_eq!(fields == ["/mounts/0/options"], refused, "{mount}");

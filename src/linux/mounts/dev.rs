@@ -12,12 +12,17 @@ use crate::linux::mount_options::Options;
 use crate::sys::mount::attr;
 
 /// Whether the parent can make it as init would.
-pub(super) fn takes_devices(file_system: &FileSystem, options: &Options, own: Own<'_>) -> bool {
+pub(super) fn takes_devices(
+    destination: &Path,
+    file_system: &FileSystem,
+    options: &Options,
+    own: Own<'_>,
+) -> bool {
     let is_plain = file_system.kind == "tmpfs" && options.copy_up.is_none();
     let nodev = (options.attributes.set | options.recursive.set) & attr::NODEV != 0;
     // The mode would be that of the directory below it, and the ids are those of the container.
     let as_named = file_system.has("mode") && !file_system.names_owners();
-    is_plain && !nodev && as_named && own.map.is_some_and(IdMap::has_root)
+    destination == Path::new("/dev") && is_plain && !nodev && as_named && own.map.is_some_and(IdMap::has_root)
 }
 
 impl Mounts {

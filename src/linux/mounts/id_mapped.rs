@@ -13,6 +13,7 @@ use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::idmap::{self, IdMap};
 use crate::linux::mount_options::{Options, Way};
 use crate::proc::Proc;
+use crate::rights::Rights;
 use crate::spec::Node;
 use crate::sys::mount::mount_setattr_idmap;
 
@@ -22,6 +23,8 @@ pub struct Own<'a> {
     pub mount: bool,
     pub cgroup: bool,
     pub user: bool,
+    /// Of the caller.
+    pub rights: Rights,
     /// The mappings of the user namespace, if the config has them.
     pub map: Option<&'a IdMap>,
 }
@@ -48,6 +51,10 @@ impl IdMapped {
                 mount.problem("uidMappings", "the ids of what is mounted already cannot be mapped");
             }
             _ => {}
+        }
+        if own.rights.is_user() {
+            let field = option.as_ref().map_or_else(|| mount.at("uidMappings"), |(_, field)| field.clone());
+            mount.report().problem(field, "only the host's root can map the ids of a mount");
         }
         // Mappings alone ask for it too: the option is there for runtimes that do not know of them.
         let (recursive, field) = option.unwrap_or_else(|| (false, mount.at("uidMappings")));

@@ -109,6 +109,16 @@ impl Mounts {
     }
 }
 
+/// The file system that replaces the root, attached nowhere. For an init that makes it itself.
+pub fn make_root(mounts: &Mounts) -> Result<OwnedFd> {
+    let Some(mount @ Mount { what: What::New { file_system, .. }, .. }) = &mounts.root else {
+        return Err(Error::new("make the root: the config has no file system for it"));
+    };
+    let mode = file_system.inherits_mode().then_some(0o755);
+    let made = file_system.mount(mode, mount.early_attributes().set);
+    made.context(|| mount.to_string()).at(&mount.field)
+}
+
 /// The mount that replaces the root, attached nowhere. For the parent.
 pub fn open_root(mount: &Mount, users: &Users) -> Result<OwnedFd> {
     let open = || match (&mount.what, mount.open_source(None, users)?) {
