@@ -1,4 +1,5 @@
-//! `oci:PATH`: a directory with index.json and blobs. What is read from it is held to its digests, as from a registry.
+//! `oci:PATH` and `oci-archive:FILE`: index.json and blobs, in a directory or in a tar file. What is read from it is
+//! held to its digests, as from a registry.
 //!
 //! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
 
@@ -7,22 +8,39 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::archive::Archive;
 use crate::image::digest::{Digest, Verified};
 use crate::image::manifest::{Descriptor, Document, Limits, Received};
+use crate::image::section::{Reader, Section};
 
 pub struct Layout {
-    path: PathBuf,
+    /// What it is called in errors.
+    name: String,
+    files: Files,
+}
+
+enum Files {
+    Directory(PathBuf),
+    Archive(Archive),
 }
 
 impl Layout {
     pub fn open(path: &Path) -> Result<Self> {
-        let version = path.join("oci-layout");
-        let what = || format!("open image layout {}", path.display());
-        let bytes = read_file(&version, 4096).context(what)?;
+        let name = format!("image layout {}", path.display());
+        Self::of(name, Files::Directory(path.to_owned()))
+    }
+
+    pub fn of_archive(archive: Archive) -> Result<Self> {
+        Self::of(archive.name().to_owned(), Files::Archive(archive))
+    }
+
+    fn of(name: String, files: Files) -> Result<Self> {
+        let what = || format!("open {name}");
+        let bytes = files.read("oci-layout", 4096).context(what)?;
         let version: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
         let version = version.as_ref().and_then(|value| value["imageLayoutVersion"].as_str());
         match version {
-            Some("1.0.0") => Ok(Self { path: path.to_owned() }),
+            Some("1.0.0") => Ok(Self { name, files }),
             version => {
                 let found = version.unwrap_or("none");
                 Err(Error::new(format!("{}: the layout's version must be 1.0.0, not {found:?}", what())))
@@ -30,37 +48,41 @@ impl Layout {
         }
     }
 
+    /// All that is in index.json.
+    pub fn index(&self, limits: &Limits) -> Result<Vec<Descriptor>> {
+        let what = &self.name;
+        let bytes = self.files.read("index.json", limits.manifest).context(|| what.clone())?;
+        match Document::parse(&bytes, None, limits, &format!("{what}: index.json"))? {
+            Document::Index(index) => Ok(index),
+            Document::Manifest(_) => {
+                Err(Error::of_kind(Kind::Integrity, format!("{what}: index.json is no index")))
+            }
+        }
+    }
+
     /// The manifest or index of a name, or the only one.
     pub fn manifest(&self, name: Option<&str>, limits: &Limits) -> Result<Received> {
-        let what = format!("image layout {}", self.path.display());
-        let bytes = read_file(&self.path.join("index.json"), limits.manifest).context(|| what.clone())?;
-        let index = match Document::parse(&bytes, None, limits, &format!("{what}: index.json"))? {
-            Document::Index(index) => index,
-            Document::Manifest(_) => {
-                return Err(Error::of_kind(Kind::Integrity, format!("{what}: index.json is no index")));
-            }
-        };
+        let what = &self.name;
+        let index = self.index(limits)?;
         let fits = |descriptor: &&Descriptor| name.is_none() || descriptor.ref_name.as_deref() == name;
         let found: Vec<_> = index.iter().filter(fits).collect();
         let names: Vec<_> = index.iter().filter_map(|descriptor| descriptor.ref_name.as_deref()).collect();
+        let there = names.join(", ");
         match (found[..].first(), found.len(), name) {
             (Some(descriptor), 1, _) => Ok(Received {
                 digest: descriptor.digest.clone(),
                 media_type: Some(descriptor.media_type.clone()),
                 bytes: self.document(descriptor, limits)?,
             }),
-            (Some(_), count, None) => Err(Error::new(format!(
-                "{what}: there are {count} images\n  Name one, as oci:{}:TAG, of: {}.",
-                self.path.display(),
-                names.join(", ")
-            ))),
+            (Some(_), count, None) => Err(Error::new(format!("{what}: there are {count} images"))
+                .with_way_out(format!("Name one, as {}:TAG, of: {there}.", self.files.reference()))),
             (Some(_), _, Some(name)) => {
                 Err(Error::new(format!("{what}: there is more than one image {name:?}")))
             }
             (None, _, name) => {
                 let name = name.map_or(String::new(), |name| format!(" {name:?}"));
-                let message = format!("{what}: there is no image{name}\n  There are: {}.", names.join(", "));
-                Err(Error::of_kind(Kind::NotFound, message))
+                let message = format!("{what}: there is no image{name}");
+                Err(Error::of_kind(Kind::NotFound, message).with_way_out(format!("There are: {there}.")))
             }
         }
     }
@@ -81,15 +103,42 @@ impl Layout {
     }
 
     /// A blob's bytes; see [`Verified`].
-    pub fn blob(&self, descriptor: &Descriptor) -> Result<Verified<File>> {
-        let path = self.blob_path(&descriptor.digest);
-        let what = || format!("open blob {}", path.display());
-        let file = open_regular(&path).context(what)?;
-        Ok(Verified::new(file, &descriptor.digest, descriptor.size, format!("blob {}", path.display())))
+    pub fn blob(&self, descriptor: &Descriptor) -> Result<Verified<Reader>> {
+        let what = format!("blob {} of {}", descriptor.digest, self.name);
+        let section = self.section(&descriptor.digest)?;
+        Ok(Verified::new(section.reader(), &descriptor.digest, descriptor.size, what))
     }
 
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.path.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    /// Where a blob is; nothing about it is verified.
+    pub fn section(&self, digest: &Digest) -> Result<Section> {
+        let what = || format!("open blob {digest} of {}", self.name);
+        self.files.find(&blob_path(digest)).context(what)
+    }
+}
+
+/// Where a layout has a blob.
+pub fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+impl Files {
+    fn find(&self, path: &str) -> Result<Section> {
+        match self {
+            Self::Directory(directory) => open_regular(&directory.join(path)).and_then(Section::whole),
+            Self::Archive(archive) => archive.find(path),
+        }
+    }
+
+    fn read(&self, path: &str, most: u64) -> Result<Vec<u8>> {
+        self.find(path).and_then(|section| section.read(most)).context(|| format!("read {path}"))
+    }
+
+    /// As users write it.
+    fn reference(&self) -> String {
+        match self {
+            Self::Directory(path) => format!("oci:{}", path.display()),
+            Self::Archive(archive) => format!("oci-{}", archive.name().replacen(' ', ":", 1)),
+        }
     }
 }
 
@@ -105,14 +154,4 @@ fn open_regular(path: &Path) -> Result<File> {
         return Err(Error::of_kind(Kind::Integrity, "it is no regular file"));
     }
     Ok(file)
-}
-
-fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let what = || format!("read {}", path.display());
-    let mut bytes = Vec::new();
-    open_regular(path).context(what)?.take(most + 1).read_to_end(&mut bytes).context(what)?;
-    if bytes.len() as u64 > most {
-        return Err(Error::of_kind(Kind::Limit, format!("{}: it is larger than {most} bytes", what())));
-    }
-    Ok(bytes)
 }

@@ -20,7 +20,7 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// How many indexes are followed down to a manifest.
@@ -284,7 +284,7 @@ impl Config {
 }
 
 /// Reads a document; without a problem there is a result.
-fn read<T>(bytes: &[u8], name: &str, read: impl FnOnce(&Node) -> Result<Option<T>>) -> Result<T> {
+pub(super) fn read<T>(bytes: &[u8], name: &str, read: impl FnOnce(&Node) -> Result<Option<T>>) -> Result<T> {
     let report = Report::default();
     let named = |error: Error| error.because(name.to_owned());
     let malformed = |error: Error| error.with_kind(Kind::Integrity);

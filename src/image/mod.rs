@@ -18,9 +18,11 @@
 //! Formats: <https://github.com/opencontainers/image-spec>, <https://github.com/opencontainers/distribution-spec>,
 //! <https://distribution.github.io/distribution/spec/manifest-v2-2/>
 
+pub mod archive;
 pub mod cli;
 pub mod credentials;
 pub mod digest;
+pub mod docker_archive;
 pub mod inspect;
 pub mod layout;
 pub mod login;
@@ -28,5 +30,7 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 pub mod registry;
+pub mod scratch;
+pub mod section;
 pub mod tags;
 pub mod unpack;
