@@ -27,6 +27,7 @@ pub mod inspect;
 pub mod layout;
 pub mod login;
 pub mod manifest;
+pub mod pack;
 pub mod platform;
 pub mod reference;
 pub mod registry;
