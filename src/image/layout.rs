@@ -30,6 +30,10 @@ impl Layout {
         }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The manifest or index of a name, or the only one.
     pub fn manifest(&self, name: Option<&str>, limits: &Limits) -> Result<Received> {
         let what = format!("image layout {}", self.path.display());
@@ -49,18 +53,19 @@ impl Layout {
                 media_type: Some(descriptor.media_type.clone()),
                 bytes: self.document(descriptor, limits)?,
             }),
-            (Some(_), count, None) => Err(Error::new(format!(
-                "{what}: there are {count} images\n  Name one, as oci:{}:TAG, of: {}.",
-                self.path.display(),
-                names.join(", ")
-            ))),
+            (Some(_), count, None) => {
+                let (path, names) = (self.path.display(), names.join(", "));
+                Err(Error::new(format!("{what}: there are {count} images"))
+                    .with_way_out(format!("Name one, as oci:{path}:TAG, of: {names}.")))
+            }
             (Some(_), _, Some(name)) => {
                 Err(Error::new(format!("{what}: there is more than one image {name:?}")))
             }
             (None, _, name) => {
                 let name = name.map_or(String::new(), |name| format!(" {name:?}"));
-                let message = format!("{what}: there is no image{name}\n  There are: {}.", names.join(", "));
-                Err(Error::of_kind(Kind::NotFound, message))
+                let message = format!("{what}: there is no image{name}");
+                Err(Error::of_kind(Kind::NotFound, message)
+                    .with_way_out(format!("There are: {}.", names.join(", "))))
             }
         }
     }
