@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::platform::Platform;
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
+use crate::image::store::Store;
 use crate::image::{inspect, login, tags};
 
 /// Container images: fetch, unpack, make, push
@@ -26,6 +27,9 @@ pub struct CommandLine {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
+    /// Where images are kept [default: /var/lib/keel, or $XDG_DATA_HOME/keel for a user]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
     /// A registry that may speak plain HTTP or show any certificate; can be repeated
     #[arg(long, global = true, value_name = "HOST[:PORT]", value_parser = registry)]
     pub insecure: Vec<String>,
@@ -59,6 +63,10 @@ impl Global {
             mirrors: self.mirror.clone(),
             notify: if self.quiet { |_| () } else { tell },
         })
+    }
+
+    pub fn store(&self) -> Result<Store> {
+        Store::open(self.store.as_deref())
     }
 
     /// What the user wrote; if a short name was meant for another registry, this is where it shows.
@@ -172,7 +180,7 @@ pub fn exit_code(error: &Error) -> u8 {
         (Kind::Denied, _) => 4,
         (Kind::Integrity, _) => 5,
         (Kind::Limit, _) => 6,
-        (_, Some(Errno::ENOSPC | Errno::EDQUOT)) => 7,
+        (Kind::NoSpace, _) | (_, Some(Errno::ENOSPC | Errno::EDQUOT)) => 7,
         _ => 1,
     }
 }

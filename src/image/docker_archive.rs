@@ -15,10 +15,10 @@ use serde_json::json;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::archive::Archive;
-use crate::image::digest::{Algorithm, Digest, Hasher, Verified};
-use crate::image::manifest::{self, Descriptor, Limits, OCI_CONFIG, OCI_MANIFEST, Received};
+use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::manifest::{self, Limits, OCI_CONFIG, OCI_MANIFEST, Received};
 use crate::image::reference::Named;
-use crate::image::section::{Reader, Section};
+use crate::image::section::Section;
 use crate::image::unpack::Compression;
 
 pub const MANIFEST: &str = "manifest.json";
@@ -131,6 +131,11 @@ impl DockerArchive {
         Ok(Self { name, manifest, config, layers })
     }
 
+    /// What it is called in errors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The manifest as it is made of the archive.
     pub fn manifest(&self) -> &Received {
         &self.manifest
@@ -138,13 +143,6 @@ impl DockerArchive {
 
     pub fn config(&self) -> &[u8] {
         &self.config
-    }
-
-    /// A layer's bytes; see [`Verified`].
-    pub fn blob(&self, descriptor: &Descriptor) -> Result<Verified<Reader>> {
-        let what = format!("layer {} of {}", descriptor.digest, self.name);
-        let section = self.section(&descriptor.digest)?;
-        Ok(Verified::new(section.reader(), &descriptor.digest, descriptor.size, what))
     }
 
     /// Where a layer is; nothing about it is verified.

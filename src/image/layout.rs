@@ -48,6 +48,11 @@ impl Layout {
         }
     }
 
+    /// As users write it.
+    pub fn reference(&self) -> String {
+        self.files.reference()
+    }
+
     /// All that is in index.json.
     pub fn index(&self, limits: &Limits) -> Result<Vec<Descriptor>> {
         let what = &self.name;

@@ -11,6 +11,9 @@
 //! | images in directories | [`layout`] |
 //! | the distribution API | [`registry`] |
 //! | who we are to a registry | [`credentials`] |
+//! | where an image is read from, whichever it is | [`source`] |
+//! | what is kept here | [`store`] |
+//! | what may not be deleted, since it is mounted | [`mounted`] |
 //! | from a layer's blob to files | [`unpack`] |
 //!
 //! The text of an error may have a second line, which says the way out. Its [`crate::error::Kind`] is the exit code.
@@ -27,11 +30,14 @@ pub mod inspect;
 pub mod layout;
 pub mod login;
 pub mod manifest;
+pub mod mounted;
 pub mod pack;
 pub mod platform;
 pub mod reference;
 pub mod registry;
 pub mod scratch;
 pub mod section;
+pub mod source;
+pub mod store;
 pub mod tags;
 pub mod unpack;
