@@ -5,14 +5,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::pack::compress::Method;
 use crate::image::platform::Platform;
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
 use crate::image::store::Store;
-use crate::image::{inspect, login, tags};
+use crate::image::{copy, inspect, login, tags};
 
 /// Container images: fetch, unpack, make, push
 #[derive(Parser, Debug)]
@@ -82,6 +83,20 @@ impl Global {
         Ok(repository)
     }
 
+    /// The same where only a name in a registry, or in the store, can be meant.
+    pub fn named(&self, text: &str) -> Result<Named> {
+        let named = Named::parse(text)?;
+        self.tell_expansion(text, &named);
+        Ok(named)
+    }
+
+    /// What is being done, on stderr.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            tell(text);
+        }
+    }
+
     fn tell_expansion(&self, text: &str, full: &impl ToString) {
         let full = full.to_string();
         if full != text && !self.quiet {
@@ -94,6 +109,9 @@ impl Global {
 pub enum Operation {
     Inspect(InspectOptions),
     Tags(TagsOptions),
+    Copy(CopyOptions),
+    Push(PushOptions),
+    Save(SaveOptions),
     Login(LoginOptions),
     Logout(LogoutOptions),
 }
@@ -127,6 +145,75 @@ pub struct TagsOptions {
     /// The repository: a name without a tag
     #[arg(value_name = "REPO")]
     pub repository: String,
+}
+
+/// Which of an image's platforms, and how compressed
+#[derive(Args, Debug)]
+pub struct Which {
+    /// One of the image's platforms, as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// All platforms, and whatever else the image's index names, with the index as it is
+    #[arg(long, conflicts_with = "platform")]
+    pub all: bool,
+    /// Compress layers anew with gzip, zstd or none; the image gets another digest. Layers stay as they are otherwise,
+    /// but for a docker-archive's, which are compressed with gzip
+    #[arg(long, value_name = "METHOD[:LEVEL]")]
+    pub compression: Option<Method>,
+}
+
+impl Which {
+    pub fn platform(&self) -> Result<Platform> {
+        self.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)
+    }
+}
+
+/// Copy an image between registries, image layouts and archives, byte for byte
+#[derive(Args, Debug)]
+pub struct CopyOptions {
+    /// A name in a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// The same
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Send an image to a registry
+#[derive(Args, Debug)]
+pub struct PushOptions {
+    /// The name of an image in the store, or an image layout or archive as for copy
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// The name that it gets, with its registry
+    #[arg(value_name = "REF")]
+    pub destination: String,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Write an image of the store to an archive
+#[derive(Args, Debug)]
+pub struct SaveOptions {
+    /// The image
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// The archive; - is stdout
+    #[arg(value_name = "FILE|-")]
+    pub file: PathBuf,
+    /// oci keeps the image's digest; docker is what `docker load` of before 25 reads
+    #[arg(long, value_name = "oci|docker", default_value = "oci")]
+    pub format: Format,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Oci,
+    Docker,
 }
 
 /// Store a name and password for a registry, once it has taken them
@@ -167,6 +254,9 @@ pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
     match &command_line.operation {
         Operation::Inspect(options) => inspect::inspect(global, options),
         Operation::Tags(options) => tags::tags(global, options),
+        Operation::Copy(options) => copy::copy(global, options),
+        Operation::Push(options) => copy::push(global, options),
+        Operation::Save(options) => copy::save(global, options),
         Operation::Login(options) => login::login(global, options),
         Operation::Logout(options) => login::logout(global, options),
     }

@@ -24,7 +24,7 @@ pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// How many indexes are followed down to a manifest.
-const MOST_INDEXES: usize = 4;
+pub const MOST_INDEXES: usize = 4;
 
 /// What is let pass.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,37 @@ impl Document {
                 return Ok(manifests.iter().map(descriptor).collect::<Option<Vec<_>>>().map(Self::Index));
             }
             manifest(root, limits).map(|manifest| manifest.map(Box::new).map(Self::Manifest))
+        })
+    }
+}
+
+/// What a manifest or an index is made of, whatever it is for: signatures and attestations are copied, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    pub manifests: Vec<Descriptor>,
+    /// The config, and the layers.
+    pub blobs: Vec<Descriptor>,
+}
+
+impl Parts {
+    /// See [`Document::parse`].
+    pub fn of(bytes: &[u8], media_type: Option<&str>, limits: &Limits, name: &str) -> Result<Self> {
+        if bytes.len() as u64 > limits.manifest {
+            return Err(too_large(name, limits.manifest));
+        }
+        read(bytes, name, |root| {
+            if root_kind(root, media_type)?.is_none() {
+                return Ok(None);
+            }
+            let (manifests, layers) = (root.objects("manifests"), root.objects("layers"));
+            if manifests.len().max(layers.len()) > limits.layers {
+                let message = format!("more than the {} parts that are let pass", limits.layers);
+                return Err(Error::of_kind(Kind::Limit, message));
+            }
+            let blobs: Vec<_> = root.object("config").into_iter().chain(layers).collect();
+            let [manifests, blobs] =
+                [manifests, blobs].map(|nodes| nodes.iter().map(descriptor).collect::<Option<Vec<_>>>());
+            Ok(manifests.zip(blobs).map(|(manifests, blobs)| Self { manifests, blobs }))
         })
     }
 }

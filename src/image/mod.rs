@@ -23,7 +23,9 @@
 
 pub mod archive;
 pub mod cli;
+pub mod copy;
 pub mod credentials;
+pub mod destination;
 pub mod digest;
 pub mod docker_archive;
 pub mod inspect;
@@ -41,3 +43,4 @@ pub mod source;
 pub mod store;
 pub mod tags;
 pub mod unpack;
+pub mod write;

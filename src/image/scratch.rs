@@ -30,9 +30,14 @@ pub struct Unfinished {
 
 impl Unfinished {
     pub fn new(path: &Path) -> Result<Self> {
+        Self::by_way_of(parent(path), path)
+    }
+
+    /// The same with its other name in another directory of the file system.
+    pub fn by_way_of(directory: &Path, path: &Path) -> Result<Self> {
         let name =
             path.file_name().ok_or_else(|| Error::new(format!("{}: it names no file", path.display())))?;
-        let (temporary, file) = create(parent(path), &name.to_string_lossy(), 0o644)?;
+        let (temporary, file) = create(directory, &name.to_string_lossy(), 0o644)?;
         Ok(Self { file, temporary, path: path.to_owned(), named: false })
     }
 

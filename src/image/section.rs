@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::registry::push::Source;
 
 #[derive(Clone, Debug)]
 pub struct Section {
@@ -42,9 +41,9 @@ impl Section {
         Ok(bytes)
     }
 
-    /// For an upload.
-    pub fn source(&self) -> Source<'_> {
-        Source { file: &self.file, start: self.start, size: self.size }
+    /// The file, and where in it the part starts.
+    pub fn place(&self) -> (&File, u64) {
+        (&self.file, self.start)
     }
 }
 

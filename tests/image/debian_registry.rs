@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use keel::image::digest::Digest;
 use keel::image::platform::Platform;
-use keel::image::registry::push::{Pushed, Source};
+use keel::image::registry::push::Pushed;
 use keel::image::registry::{Client, Options};
+use keel::image::section::Section;
 use serde_json::json;
 
 use crate::place::{Place, config, descriptor, limits, manifest, named, noise, program};
@@ -126,8 +127,8 @@ fn what_is_pushed_is_what_skopeo_pulls() {
     let push = |to: &str, bytes: &[u8], from: Option<&str>| {
         let named = |name: &str| named(&format!("{}/{name}", registry.address));
         let file = File::open(place.write("blob", bytes)).unwrap();
-        let source = Source { file: &file, start: 0, size: bytes.len() as u64 };
-        client.push_blob(&named(to), &Digest::of(bytes), source, from.map(named).as_ref()).unwrap()
+        let open = || Section::whole(file);
+        client.push_blob(&named(to), &Digest::of(bytes), from.map(named).as_ref(), open).unwrap()
     };
     let config = config().to_string();
     assert_eq!(push("test/app", &layer, None), Pushed::Sent);

@@ -1,5 +1,4 @@
-//! An entry's header: ustar, and before it a PAX header for what ustar has no room for. Numbers in base 256 are GNU's,
-//! and not written.
+//! An entry's header: ustar, and before it a PAX header for what ustar has no room for.
 //!
 //! <https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html>
 
@@ -57,11 +56,16 @@ impl<'a> Header<'a> {
             out.write_all(&records)?;
             pad(out, records.len() as u64)?;
         }
+        out.write_all(&self.block())
+    }
+
+    /// The header alone, for what fits: names of up to 100 bytes, whole seconds. A great size is written as GNU's
+    /// programs do, in base 256, which all that read images understand.
+    pub fn block(&self) -> [u8; BLOCK] {
         let [mode, uid, gid] = [self.mode, self.uid, self.gid].map(u64::from);
         let ids = [mode, fitting(uid, MOST_OF_8), fitting(gid, MOST_OF_8)];
-        let seconds = u64::try_from(self.mtime.tv_sec()).unwrap_or(0);
-        let (size, seconds) = (fitting(self.size, MOST_OF_12), fitting(seconds, MOST_OF_12));
-        out.write_all(&block(self.kind as u8, self.path, self.link, ids, size, seconds, self.device))
+        let seconds = fitting(u64::try_from(self.mtime.tv_sec()).unwrap_or(0), MOST_OF_12);
+        block(self.kind as u8, self.path, self.link, ids, self.size, seconds, self.device)
     }
 
     /// What does not fit into the header, and what there is no place for in it.
@@ -119,7 +123,10 @@ fn block(
     for (at, id) in [100, 108, 116].into_iter().zip(ids) {
         put(at, format!("{id:07o}").as_bytes());
     }
-    put(124, format!("{size:011o}").as_bytes());
+    match size > MOST_OF_12 {
+        false => put(124, format!("{size:011o}").as_bytes()),
+        true => put(124, &[&[0x80, 0, 0, 0], &size.to_be_bytes()[..]].concat()),
+    }
     put(136, format!("{seconds:011o}").as_bytes());
     put(148, b"        ");
     put(156, &[kind]);
@@ -194,6 +201,16 @@ mod tests {
             assert_eq!((&*entry.path, &*entry.link), (path, path));
             assert_eq!((entry.mtime, entry.uid, entry.gid, entry.stored), (mtime, id, id, size));
             assert_eq!(entry.xattrs, xattrs);
+        }
+    }
+
+    #[test]
+    fn a_great_size_fits_into_one_block() {
+        for size in [0, MOST_OF_12, MOST_OF_12 + 1, i64::MAX as u64] {
+            let block = Header { size, ..Header::new(Type::File, b"a") }.block();
+            let limits = Limits::default();
+            let entry = Archive::new(block.as_slice(), &limits).next_entry().unwrap().unwrap();
+            assert_eq!(entry.stored, size);
         }
     }
 

@@ -31,6 +31,15 @@ impl<R: BufRead> Decoder<R> {
         }
     }
 
+    /// What is left of the stream.
+    pub fn into_inner(self) -> R {
+        match self {
+            Self::None(from) => from,
+            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::Zstd(decoder) => decoder.finish(),
+        }
+    }
+
     pub fn get_ref(&self) -> &R {
         match self {
             Self::None(from) => from,
