@@ -25,9 +25,9 @@ tests![
     a_password_is_asked_for_and_taken,
 ];
 
-struct Registry {
+pub struct Registry {
     process: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Drop for Registry {
@@ -39,7 +39,7 @@ impl Drop for Registry {
 }
 
 /// With more lines of its config.yml, below `http:` and at the top.
-fn registry(place: &Place, http: &str, top: &str) -> Registry {
+pub fn registry(place: &Place, http: &str, top: &str) -> Registry {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let storage = place.path("storage");

@@ -7,9 +7,12 @@ mod harness;
 mod place;
 mod server;
 
+mod archives;
 mod auth;
 mod blobs;
+mod copy;
 mod debian_registry;
+mod images;
 mod manifests;
 mod mirrors;
 mod push;
@@ -29,6 +32,8 @@ const TESTS: &[&[Test]] = &[
     mirrors::TESTS,
     push::TESTS,
     debian_registry::TESTS,
+    copy::TESTS,
+    archives::TESTS,
 ];
 
 fn main() -> ExitCode {
