@@ -10,10 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::error::{Error, Kind, Result};
 use crate::image::pack::compress::Method;
 use crate::image::platform::Platform;
+use crate::image::progress::{self, Progress};
+use crate::image::pull::{self, Policy};
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
 use crate::image::store::Store;
-use crate::image::{copy, inspect, login, tags};
+use crate::image::{copy, inspect, limits, login, tags};
 
 /// Container images: fetch, unpack, make, push
 #[derive(Parser, Debug)]
@@ -46,6 +48,12 @@ pub struct Global {
     /// Where to ask before the registry, docker.io if none is named; can be repeated
     #[arg(long, global = true, value_name = "[REGISTRY=]HOST[:PORT][/PREFIX]", value_parser = Mirror::parse)]
     pub mirror: Vec<Mirror>,
+    /// How many layers are worked on at once [default: one a processor]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// How progress is shown on stderr
+    #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t, hide_possible_values = true)]
+    pub progress: progress::Mode,
     /// Say nothing but the result and errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -68,6 +76,15 @@ impl Global {
 
     pub fn store(&self) -> Result<Store> {
         Store::open(self.store.as_deref())
+    }
+
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.progress, self.quiet)
+    }
+
+    pub fn jobs(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or_else(processors, usize::from)
     }
 
     /// What the user wrote; if a short name was meant for another registry, this is where it shows.
@@ -107,6 +124,7 @@ impl Global {
 
 #[derive(Subcommand, Debug)]
 pub enum Operation {
+    Pull(PullOptions),
     Inspect(InspectOptions),
     Tags(TagsOptions),
     Copy(CopyOptions),
@@ -114,6 +132,26 @@ pub enum Operation {
     Save(SaveOptions),
     Login(LoginOptions),
     Logout(LogoutOptions),
+}
+
+/// Fetch images into the store
+#[derive(Args, Debug)]
+pub struct PullOptions {
+    /// The images
+    #[arg(value_name = "REF", required = true)]
+    pub references: Vec<String>,
+    /// Which of the image's platforms, as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
+    /// When to ask the registry: missing, always, never
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "always", hide_possible_values = true)]
+    pub pull: Policy,
+    /// Make the device nodes that the image has
+    #[arg(long)]
+    pub devices: bool,
+    /// What an image may cost at most, as entries=3m; can be repeated
+    #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
+    pub limits: Vec<(String, u64)>,
 }
 
 /// Show an image's manifest and config, as JSON
@@ -252,6 +290,7 @@ fn registry(text: &str) -> Result<String, String> {
 pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
     let global = &command_line.global;
     match &command_line.operation {
+        Operation::Pull(options) => pull::pull(global, options),
         Operation::Inspect(options) => inspect::inspect(global, options),
         Operation::Tags(options) => tags::tags(global, options),
         Operation::Copy(options) => copy::copy(global, options),

@@ -88,6 +88,8 @@ pub struct Config {
     pub platform: Platform,
     /// Of each layer's tar archive, the lowest first; as many as layers.
     pub diff_ids: Vec<Digest>,
+    /// When it was made, as it says.
+    pub created: Option<String>,
 }
 
 /// A manifest or an index as it came, with its digest verified.
@@ -308,8 +310,9 @@ impl Config {
                 Digest::parse(text).map_err(|why| rootfs.report().problem(field, why)).ok()
             });
             let diff_ids = diff_ids.collect();
+            let created = root.string("created").map(str::to_owned);
             let platform = os.zip(architecture).map(|(os, arch)| Platform::new(os, arch, variant));
-            Ok(platform.map(|platform| Self { platform, diff_ids }))
+            Ok(platform.map(|platform| Self { platform, diff_ids, created }))
         })
     }
 }

@@ -13,6 +13,8 @@
 //! | who we are to a registry | [`credentials`] |
 //! | where an image is read from, whichever it is | [`source`] |
 //! | what is kept here | [`store`] |
+//! | from a source into the store | [`fetch`]; what the user sees of it [`progress`] |
+//! | what an image may cost | [`limits`] |
 //! | what may not be deleted, since it is mounted | [`mounted`] |
 //! | from a layer's blob to files | [`unpack`] |
 //!
@@ -28,13 +30,17 @@ pub mod credentials;
 pub mod destination;
 pub mod digest;
 pub mod docker_archive;
+pub mod fetch;
 pub mod inspect;
 pub mod layout;
+pub mod limits;
 pub mod login;
 pub mod manifest;
 pub mod mounted;
 pub mod pack;
 pub mod platform;
+pub mod progress;
+pub mod pull;
 pub mod reference;
 pub mod registry;
 pub mod scratch;

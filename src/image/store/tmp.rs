@@ -35,6 +35,19 @@ impl Drop for Entry {
     }
 }
 
+/// What nobody else works on meanwhile.
+pub struct Lock {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Still locked: who waits sees that it is gone. What cannot be removed is swept later.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 impl Store {
     pub fn entry(&self) -> Result<Entry> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -64,7 +77,7 @@ impl Store {
     }
 
     /// Waits until no other process or thread works on what `name` stands for. The lock ends when it is dropped.
-    pub fn lock(&self, name: &str) -> Result<Flock<File>> {
+    pub fn lock(&self, name: &str) -> Result<Lock> {
         let path = self.path.join("tmp").join(format!("{name}.lock"));
         let lock = || -> io::Result<Option<Flock<File>>> {
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
@@ -73,7 +86,7 @@ impl Store {
         };
         loop {
             if let Some(lock) = lock().context(|| format!("lock {}", path.display()))? {
-                return Ok(lock);
+                return Ok(Lock { path, _lock: lock });
             }
         }
     }
