@@ -45,7 +45,8 @@ enum Slot {
 }
 
 impl Archive {
-    pub fn open(path: &Path) -> Result<Self> {
+    /// `tmp` is where one that is compressed goes.
+    pub fn open(path: &Path, tmp: &Path) -> Result<Self> {
         let what = || format!("open archive {}", path.display());
         let file = File::open(path).map_err(|error| {
             let missing = error.kind() == io::ErrorKind::NotFound;
@@ -54,25 +55,29 @@ impl Archive {
         let file = file.context(what)?;
         let name = format!("archive {}", path.display());
         if !file.metadata().context(what)?.is_file() {
-            return Self::read(file, name);
+            return Self::read(file, name, tmp);
         }
         let mut start = [0; 4];
         let read = file.read_at(&mut start, 0).context(what)?;
         match Compression::of_blob(&start[..read]) {
             Compression::None => Self::index(file, name),
-            _ => Self::read(file, name),
+            _ => Self::read(file, name, tmp),
         }
     }
 
     /// What comes from a pipe.
-    pub fn read(stream: impl Read, name: String) -> Result<Self> {
-        let file = spool(stream).context(|| format!("read {name}"))?;
+    pub fn read(stream: impl Read, name: String, tmp: &Path) -> Result<Self> {
+        let file = spool(stream, tmp).context(|| format!("read {name}"))?;
         Self::index(file, name)
     }
 
     fn index(file: File, name: String) -> Result<Self> {
         let entries = index(&file).context(|| name.clone())?;
         Ok(Self { name, file: Arc::new(file), entries })
+    }
+
+    pub fn has(&self, path: &str) -> bool {
+        self.entries.contains_key(path.as_bytes())
     }
 
     /// What it is called in errors.
@@ -165,12 +170,12 @@ fn beside(link: &[&[u8]], target: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The plain bytes of a stream in a file without a name.
-fn spool(stream: impl Read) -> Result<File> {
+fn spool(stream: impl Read, tmp: &Path) -> Result<File> {
     let limits = Limits::default();
     let mut stream = Counted { inner: BufReader::with_capacity(256 << 10, stream), position: 0 };
     let compression = Compression::of_blob(stream.fill_buf()?);
     let mut decoder = Decoder::new(stream, compression)?;
-    let mut file = scratch::unnamed(&scratch::directory())?;
+    let mut file = scratch::unnamed(tmp)?;
     let mut buffer = vec![0; 256 << 10];
     let mut total = 0;
     loop {

@@ -3,19 +3,25 @@
 //! A command joins with a variant of [`Operation`], a struct of its options, and a line in [`run`]; what it does is
 //! in the file of its name.
 
+mod transfer;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
-use crate::image::pack::compress::Method;
 use crate::image::platform::Platform;
 use crate::image::progress::{self, Progress};
 use crate::image::pull::{self, Policy};
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
 use crate::image::store::Store;
-use crate::image::{copy, inspect, limits, login, tags};
+use crate::image::{commit, copy, import, inspect, limits, load, login, tags};
+
+pub use transfer::{
+    CommitOptions, ConfigOptions, CopyOptions, ExportOptions, Format, ImportOptions, LoadOptions,
+    PushOptions, SaveOptions, Which,
+};
 
 /// Container images: fetch, unpack, make, push
 #[derive(Parser, Debug)]
@@ -130,6 +136,10 @@ pub enum Operation {
     Copy(CopyOptions),
     Push(PushOptions),
     Save(SaveOptions),
+    Load(LoadOptions),
+    Import(ImportOptions),
+    Export(ExportOptions),
+    Commit(CommitOptions),
     Login(LoginOptions),
     Logout(LogoutOptions),
 }
@@ -185,75 +195,6 @@ pub struct TagsOptions {
     pub repository: String,
 }
 
-/// Which of an image's platforms, and how compressed
-#[derive(Args, Debug)]
-pub struct Which {
-    /// One of the image's platforms, as linux/arm64 [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-    /// All platforms, and whatever else the image's index names, with the index as it is
-    #[arg(long, conflicts_with = "platform")]
-    pub all: bool,
-    /// Compress layers anew with gzip, zstd or none; the image gets another digest. Layers stay as they are otherwise,
-    /// but for a docker-archive's, which are compressed with gzip
-    #[arg(long, value_name = "METHOD[:LEVEL]")]
-    pub compression: Option<Method>,
-}
-
-impl Which {
-    pub fn platform(&self) -> Result<Platform> {
-        self.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)
-    }
-}
-
-/// Copy an image between registries, image layouts and archives, byte for byte
-#[derive(Args, Debug)]
-pub struct CopyOptions {
-    /// A name in a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]
-    #[arg(value_name = "SRC")]
-    pub source: String,
-    /// The same
-    #[arg(value_name = "DST")]
-    pub destination: String,
-    #[command(flatten)]
-    pub which: Which,
-}
-
-/// Send an image to a registry
-#[derive(Args, Debug)]
-pub struct PushOptions {
-    /// The name of an image in the store, or an image layout or archive as for copy
-    #[arg(value_name = "SRC")]
-    pub source: String,
-    /// The name that it gets, with its registry
-    #[arg(value_name = "REF")]
-    pub destination: String,
-    #[command(flatten)]
-    pub which: Which,
-}
-
-/// Write an image of the store to an archive
-#[derive(Args, Debug)]
-pub struct SaveOptions {
-    /// The image
-    #[arg(value_name = "REF")]
-    pub reference: String,
-    /// The archive; - is stdout
-    #[arg(value_name = "FILE|-")]
-    pub file: PathBuf,
-    /// oci keeps the image's digest; docker is what `docker load` of before 25 reads
-    #[arg(long, value_name = "oci|docker", default_value = "oci")]
-    pub format: Format,
-    #[command(flatten)]
-    pub which: Which,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Oci,
-    Docker,
-}
-
 /// Store a name and password for a registry, once it has taken them
 #[derive(Args, Debug)]
 pub struct LoginOptions {
@@ -296,6 +237,10 @@ pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
         Operation::Copy(options) => copy::copy(global, options),
         Operation::Push(options) => copy::push(global, options),
         Operation::Save(options) => copy::save(global, options),
+        Operation::Load(options) => load::load(global, options),
+        Operation::Import(options) => import::import(global, options),
+        Operation::Export(options) => import::export(global, options),
+        Operation::Commit(options) => commit::commit(global, options),
         Operation::Login(options) => login::login(global, options),
         Operation::Logout(options) => login::logout(global, options),
     }

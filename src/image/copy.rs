@@ -109,10 +109,10 @@ fn copy_to(global: &Global, source: &Source<'_>, mut to: Destination, which: &Wh
             return Err(Error::new("--all copies images as they are, and not with another compression")
                 .with_way_out("Copy one platform at a time, and leave --all out."));
         }
-        Some(method) => recompressed(global, source, &mut to, &which.platform()?, method)?,
+        Some(method) => recompressed(global, source, &mut to, &which.platform(), method)?,
         None if which.all => source.top(&limits)?,
         None => {
-            let found = source.image(&which.platform()?, &limits)?.found;
+            let found = source.image(&which.platform(), &limits)?.found;
             Received { digest: found.digest, media_type: Some(found.media_type), bytes: found.bytes }
         }
     };
@@ -246,7 +246,7 @@ fn to_docker(
         return Err(Error::new("a docker-archive holds one platform's image, with plain layers")
             .with_way_out("Leave --all and --compression out, or write an oci-archive."));
     }
-    let Image { found, config, config_bytes, .. } = source.image(&which.platform()?, &Limits::default())?;
+    let Image { found, config, config_bytes, .. } = source.image(&which.platform(), &Limits::default())?;
     let mut writer = DockerArchiveWriter::new(tar);
     for (layer, diff_id) in found.manifest.layers.iter().zip(&config.diff_ids) {
         if !writer.has(diff_id) {

@@ -6,6 +6,9 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::archive::Archive;
@@ -13,10 +16,13 @@ use crate::image::digest::{Digest, Verified};
 use crate::image::manifest::{Descriptor, Document, Limits, Received};
 use crate::image::section::{Reader, Section};
 
+#[derive(Clone)]
 pub struct Layout {
     /// What it is called in errors.
     name: String,
-    files: Files,
+    files: Arc<Files>,
+    /// Of all that is in index.json, only this counts.
+    only: Option<Digest>,
 }
 
 enum Files {
@@ -40,7 +46,7 @@ impl Layout {
         let version: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
         let version = version.as_ref().and_then(|value| value["imageLayoutVersion"].as_str());
         match version {
-            Some("1.0.0") => Ok(Self { name, files }),
+            Some("1.0.0") => Ok(Self { name, files: Arc::new(files), only: None }),
             version => {
                 let found = version.unwrap_or("none");
                 Err(Error::new(format!("{}: the layout's version must be 1.0.0, not {found:?}", what())))
@@ -58,11 +64,45 @@ impl Layout {
         let what = &self.name;
         let bytes = self.files.read("index.json", limits.manifest).context(|| what.clone())?;
         match Document::parse(&bytes, None, limits, &format!("{what}: index.json"))? {
-            Document::Index(index) => Ok(index),
+            Document::Index(mut index) => {
+                index.retain(|descriptor| self.only.as_ref().is_none_or(|only| *only == descriptor.digest));
+                Ok(index)
+            }
             Document::Manifest(_) => {
                 Err(Error::of_kind(Kind::Integrity, format!("{what}: index.json is no index")))
             }
         }
+    }
+
+    /// The same layout as if it held nothing but one image.
+    pub fn only(&self, digest: &Digest) -> Self {
+        Self { only: Some(digest.clone()), ..self.clone() }
+    }
+
+    /// Of each image what it is called in full, as far as it is: containerd and Docker have an annotation for that,
+    /// others put it where a tag should be.
+    pub fn names(&self, limits: &Limits) -> Result<Vec<(Digest, Option<String>)>> {
+        let bytes = self.files.read("index.json", limits.manifest).context(|| self.name.clone())?;
+        let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let full = |digest: &Digest| {
+            let entries = document["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let digest = digest.to_string();
+            let entries = entries.iter().filter(move |entry| entry["digest"] == *digest);
+            entries.filter_map(|entry| entry["annotations"]["io.containerd.image.name"].as_str())
+        };
+        let mut names = Vec::new();
+        for Descriptor { digest, ref_name, .. } in self.index(limits)? {
+            let before = names.len();
+            names.extend(full(&digest).map(|name| (digest.clone(), Some(name.to_owned()))));
+            if names.len() == before {
+                let name = ref_name.filter(|name| name.contains([':', '/']));
+                names.push((digest, name));
+            }
+        }
+        // An image of two names is listed twice.
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// The manifest or index of a name, or the only one.
@@ -70,7 +110,9 @@ impl Layout {
         let what = &self.name;
         let index = self.index(limits)?;
         let fits = |descriptor: &&Descriptor| name.is_none() || descriptor.ref_name.as_deref() == name;
-        let found: Vec<_> = index.iter().filter(fits).collect();
+        let mut found: Vec<_> = index.iter().filter(fits).collect();
+        // One image of several names.
+        found.dedup_by(|a, b| a.digest == b.digest);
         let names: Vec<_> = index.iter().filter_map(|descriptor| descriptor.ref_name.as_deref()).collect();
         let there = names.join(", ");
         match (found[..].first(), found.len(), name) {

@@ -8,7 +8,11 @@
 //! | digests, and streams that are checked against one | [`digest`] |
 //! | manifests, indexes and configs, as far as they decide what is fetched | [`manifest`] |
 //! | which of an index's images is for this machine | [`platform`] |
-//! | images in directories | [`layout`] |
+//! | images in directories and in archives | [`layout`], [`docker_archive`]; [`archive`] finds what is in a tar file |
+//! | images on their way out | [`destination`], [`mod@write`] |
+//! | a tree becomes a layer | [`pack`]; [`make`] makes an image of it |
+//! | a bundle's root, as its container sees it | [`container_root`] |
+//! | parts of files, and files for a while | [`section`], [`scratch`] |
 //! | the distribution API | [`registry`] |
 //! | who we are to a registry | [`credentials`] |
 //! | where an image is read from, whichever it is | [`source`] |
@@ -25,16 +29,21 @@
 
 pub mod archive;
 pub mod cli;
+pub mod commit;
+pub mod container_root;
 pub mod copy;
 pub mod credentials;
 pub mod destination;
 pub mod digest;
 pub mod docker_archive;
 pub mod fetch;
+pub mod import;
 pub mod inspect;
 pub mod layout;
 pub mod limits;
+pub mod load;
 pub mod login;
+pub mod make;
 pub mod manifest;
 pub mod mounted;
 pub mod pack;

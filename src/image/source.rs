@@ -14,6 +14,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::Client;
 use crate::image::registry::blob::Blob;
+use crate::image::scratch;
 use crate::image::section::{Reader, Section};
 use crate::image::store::Store;
 
@@ -60,11 +61,15 @@ impl Source<'_> {
                 Ok(Self::Layout { layout: Layout::open(path)?, name: name.clone() })
             }
             Reference::OciArchive { path, name } => {
-                let layout = Layout::of_archive(Archive::open(path)?)?;
+                let layout = Layout::of_archive(Archive::open(path, &scratch::directory())?)?;
                 Ok(Self::Layout { layout, name: name.clone() })
             }
             Reference::DockerArchive { path, name } => {
-                let image = DockerArchive::open(&Archive::open(path)?, name.as_deref(), limits)?;
+                let image = DockerArchive::open(
+                    &Archive::open(path, &scratch::directory())?,
+                    name.as_deref(),
+                    limits,
+                )?;
                 Ok(Self::DockerArchive(Box::new(image)))
             }
         }

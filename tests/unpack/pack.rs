@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use keel::error::Result;
-use keel::image::pack::{Kind, Options, Packed, pack};
+use keel::image::pack::{Kind, Packed, Top, pack};
 use keel::image::unpack::tar::{Archive, Entry};
 use keel::image::unpack::{Limits, Mode, Owners, Range};
 use nix::mount::{MsFlags, mount};
@@ -40,8 +40,8 @@ fn open(path: impl AsRef<Path>) -> OwnedFd {
 
 fn packed(tops: &[&Path], kind: Kind) -> Result<(Vec<u8>, Packed)> {
     let mut bytes = Vec::new();
-    let options = Options { kind, owners: Owners::Kept };
-    let packed = pack(tops.iter().map(open).collect(), &options, &mut bytes)?;
+    let top = |path| Top { directory: open(path), owners: Owners::Kept };
+    let packed = pack(tops.iter().map(top).collect(), kind, &mut bytes)?;
     Ok((bytes, packed))
 }
 
@@ -297,7 +297,7 @@ fn owners_are_moved_back_or_refused() {
     let range = |count| vec![Range { inside: 0, outside: 100_000, count }];
     let with = |owners| -> Result<_> {
         let mut bytes = Vec::new();
-        pack(vec![place.target()], &Options { kind: UPPER, owners }, &mut bytes)?;
+        pack(vec![Top { directory: place.target(), owners }], UPPER, &mut bytes)?;
         Ok(entries(&bytes).iter().map(|entry| (entry.uid, entry.gid)).collect::<Vec<_>>())
     };
     let mapped = |count| with(Owners::Mapped { uids: range(count), gids: range(65536) });
@@ -320,7 +320,7 @@ fn capabilities_lose_the_owner_that_a_mapping_gave_them() {
     let range = vec![Range { inside: 0, outside: 100_000, count: 65536 }];
     let with = |owners| {
         let mut bytes = Vec::new();
-        let packed = pack(vec![place.target()], &Options { kind: UPPER, owners }, &mut bytes).unwrap();
+        let packed = pack(vec![Top { directory: place.target(), owners }], UPPER, &mut bytes).unwrap();
         (entries(&bytes).pop().unwrap().xattrs, packed.warnings.len())
     };
     let mapped = Owners::Mapped { uids: range.clone(), gids: range };

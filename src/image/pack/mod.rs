@@ -35,10 +35,10 @@ pub enum Kind {
     Upper { user_xattr: bool },
 }
 
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub kind: Kind,
-    /// Whose the files are on the disk; the archive has the ids of the inside.
+/// A directory to be packed.
+pub struct Top {
+    pub directory: OwnedFd,
+    /// Whose its files are on the disk; the archive has the ids of the inside.
     pub owners: Owners,
 }
 
@@ -49,9 +49,10 @@ pub struct Packed {
 }
 
 /// Writes the archive of `tops`, of which there are several only with [`Kind::Merged`].
-pub fn pack(tops: Vec<OwnedFd>, options: &Options, out: impl Write) -> Result<Packed> {
-    let mut walk = Walk::new(options, out);
-    walk.top(tops)?;
+pub fn pack(tops: Vec<Top>, kind: Kind, out: impl Write) -> Result<Packed> {
+    let (directories, owners) = tops.into_iter().map(|top| (top.directory, top.owners)).unzip();
+    let mut walk = Walk::new(kind, owners, out);
+    walk.top(directories)?;
     let (packed, mut out) = walk.finish();
     out.write_all(&[0; 2 * header::BLOCK])
         .and_then(|()| out.flush())

@@ -17,8 +17,9 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, major, minor};
 use nix::sys::time::TimeSpec;
 
 use super::header::{Header, Type, pad};
-use super::{Kind, Options, Packed, attributes};
+use super::{Kind, Packed, attributes};
 use crate::error::{Context, Error, Kind as ErrorClass, Result};
+use crate::image::unpack::Owners;
 use crate::image::unpack::tree::{names, open_directory};
 use crate::image::unpack::xattr::{Warnings, is_opaque};
 
@@ -27,10 +28,28 @@ const MOST_DEPTH: usize = 256;
 const MOST_OF_PATH: usize = 4096; // bytes
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// A directory as one of the tops has it.
+struct Level {
+    fd: OwnedFd,
+    top: usize,
+}
+
+/// What lies under a name.
+struct Found<'a> {
+    kind: Type,
+    path: &'a [u8],
+    stat: &'a FileStat,
+    /// Which of the tops has it.
+    top: usize,
+    link: &'a [u8],
+}
+
 const PIECE: usize = 256 << 10; // bytes
 
-pub struct Walk<'o, W> {
-    options: &'o Options,
+pub struct Walk<W> {
+    kind: Kind,
+    /// Of the files of each top.
+    owners: Vec<Owners>,
     out: W,
     /// Of the entry at work; a directory's ends with a slash, and the top's is empty.
     path: Vec<u8>,
@@ -41,14 +60,15 @@ pub struct Walk<'o, W> {
     warnings: Warnings,
 }
 
-impl<'o, W: Write> Walk<'o, W> {
-    pub fn new(options: &'o Options, out: W) -> Self {
+impl<W: Write> Walk<W> {
+    pub fn new(kind: Kind, owners: Vec<Owners>, out: W) -> Self {
         let (path, first_names, buffer) = (Vec::new(), HashMap::new(), vec![0; PIECE]);
-        Self { options, out, path, first_names, buffer, entries: 0, warnings: Warnings::default() }
+        Self { kind, owners, out, path, first_names, buffer, entries: 0, warnings: Warnings::default() }
     }
 
     pub fn top(&mut self, tops: Vec<OwnedFd>) -> Result<()> {
-        self.directory(&tops, 0).map_err(|error| {
+        let stack = tops.into_iter().enumerate().map(|(top, fd)| Level { fd, top }).collect::<Vec<_>>();
+        self.directory(&stack, 0).map_err(|error| {
             let path = String::from_utf8_lossy(&self.path);
             error.because(format!("pack {:?}", if path.is_empty() { "." } else { &path }))
         })
@@ -59,22 +79,23 @@ impl<'o, W: Write> Walk<'o, W> {
     }
 
     /// One directory, which may lie in several layers, the highest first.
-    fn directory(&mut self, stack: &[OwnedFd], depth: usize) -> Result<()> {
+    fn directory(&mut self, stack: &[Level], depth: usize) -> Result<()> {
         let Some(highest) = stack.first() else { return Ok(()) };
         if depth > MOST_DEPTH {
             let message = format!("more than {MOST_DEPTH} directories inside of each other");
             return Err(Error::of_kind(ErrorClass::Limit, message));
         }
-        let stat = fstat(highest)?;
+        let stat = fstat(&highest.fd)?;
         let path = if self.path.is_empty() { b"./".to_vec() } else { self.path.clone() };
-        self.entry(Type::Directory, &path, &stat, Some(highest.as_fd()), b"")?;
-        if self.is_opaque(highest) && matches!(self.options.kind, Kind::Upper { .. }) {
+        let found = Found { kind: Type::Directory, path: &path, stat: &stat, top: highest.top, link: b"" };
+        self.entry(&found, Some(highest.fd.as_fd()))?;
+        if self.is_opaque(&highest.fd) && matches!(self.kind, Kind::Upper { .. }) {
             // Before all that is in the directory: some readers would take it away again.
             self.whiteout(OPAQUE, &stat)?;
         }
         let mut found = BTreeMap::new();
         for (layer, directory) in stack.iter().enumerate() {
-            let (_, names) = names(open_directory(directory.as_fd(), b".")?)?;
+            let (_, names) = names(open_directory(directory.fd.as_fd(), b".")?)?;
             for name in names {
                 found.entry(name).or_insert(layer);
             }
@@ -93,8 +114,8 @@ impl<'o, W: Write> Walk<'o, W> {
     }
 
     /// One name, which the first of these directories has.
-    fn name(&mut self, stack: &[OwnedFd], name: &[u8], depth: usize) -> Result<()> {
-        let here = stack[0].as_fd();
+    fn name(&mut self, stack: &[Level], name: &[u8], depth: usize) -> Result<()> {
+        let (here, top) = (stack[0].fd.as_fd(), stack[0].top);
         let stat = match fstatat(here, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW) {
             // Removed since the directory was read.
             Err(Errno::ENOENT) => return Ok(()),
@@ -102,14 +123,14 @@ impl<'o, W: Write> Walk<'o, W> {
         };
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
         if kind == SFlag::S_IFCHR && stat.st_rdev == 0 {
-            match self.options.kind {
+            match self.kind {
                 Kind::Merged { .. } => {}
                 Kind::Upper { .. } => self.whiteout(&[WHITEOUT, name].concat(), &stat)?,
                 Kind::Plain => self.warn("character devices 0:0, which are whiteouts, are left out"),
             }
             return Ok(());
         }
-        if name.starts_with(WHITEOUT) && matches!(self.options.kind, Kind::Upper { .. }) {
+        if name.starts_with(WHITEOUT) && matches!(self.kind, Kind::Upper { .. }) {
             return Err(Error::new("in a layer such a name would take another file away")
                 .with_way_out("Rename or remove the file in the container."));
         }
@@ -129,32 +150,33 @@ impl<'o, W: Write> Walk<'o, W> {
         if stat.st_nlink > 1 {
             let known = self.first_names.get(&(stat.st_dev, stat.st_ino)).cloned();
             if let Some(first) = known {
-                return self.entry(Type::HardLink, &path, &stat, None, &first);
+                let found = Found { kind: Type::HardLink, path: &path, stat: &stat, top, link: &first };
+                return self.entry(&found, None);
             }
             self.first_names.insert((stat.st_dev, stat.st_ino), path.clone());
         }
-        match kind {
-            SFlag::S_IFREG => self.file(here, name, &path),
-            SFlag::S_IFLNK => {
-                let target = readlinkat(here, OsStr::from_bytes(name))?.into_vec();
-                self.entry(Type::Symlink, &path, &stat, None, &target)
-            }
-            SFlag::S_IFIFO => self.entry(Type::Fifo, &path, &stat, None, b""),
-            SFlag::S_IFCHR => self.entry(Type::Character, &path, &stat, None, b""),
-            SFlag::S_IFBLK => self.entry(Type::Block, &path, &stat, None, b""),
-            other => Err(Error::new(format!("files of type {:o} are not known", other.bits()))),
-        }
+        let (kind, link) = match kind {
+            SFlag::S_IFREG => return self.file(here, name, &path, top),
+            SFlag::S_IFLNK => (Type::Symlink, readlinkat(here, OsStr::from_bytes(name))?.into_vec()),
+            SFlag::S_IFIFO => (Type::Fifo, Vec::new()),
+            SFlag::S_IFCHR => (Type::Character, Vec::new()),
+            SFlag::S_IFBLK => (Type::Block, Vec::new()),
+            other => return Err(Error::new(format!("files of type {:o} are not known", other.bits()))),
+        };
+        self.entry(&Found { kind, path: &path, stat: &stat, top, link: &link }, None)
     }
 
     /// The directories that `name` is in, down to where one hides the others.
-    fn descend(&self, stack: &[OwnedFd], name: &[u8]) -> Result<Vec<OwnedFd>> {
-        let mut below = vec![open_directory(stack[0].as_fd(), name)?];
-        for directory in &stack[1..] {
-            if self.is_opaque(&below[below.len() - 1]) {
+    fn descend(&self, stack: &[Level], name: &[u8]) -> Result<Vec<Level>> {
+        let open =
+            |level: &Level| open_directory(level.fd.as_fd(), name).map(|fd| Level { fd, top: level.top });
+        let mut below = vec![open(&stack[0])?];
+        for level in &stack[1..] {
+            if self.is_opaque(&below[below.len() - 1].fd) {
                 break;
             }
-            match open_directory(directory.as_fd(), name) {
-                Ok(directory) => below.push(directory),
+            match open(level) {
+                Ok(level) => below.push(level),
                 Err(Errno::ENOENT) => {}
                 // A whiteout, or another file in the place of the directories further down.
                 Err(Errno::ENOTDIR | Errno::ELOOP) => break,
@@ -165,13 +187,13 @@ impl<'o, W: Write> Walk<'o, W> {
     }
 
     fn is_opaque(&self, directory: &OwnedFd) -> bool {
-        match self.options.kind {
+        match self.kind {
             Kind::Plain => false,
             Kind::Merged { user_xattr } | Kind::Upper { user_xattr } => is_opaque(directory, user_xattr),
         }
     }
 
-    fn file(&mut self, here: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<()> {
+    fn file(&mut self, here: BorrowedFd<'_>, name: &[u8], path: &[u8], top: usize) -> Result<()> {
         // O_NONBLOCK: should it be a FIFO by now, nobody waits.
         let flags =
             OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
@@ -180,7 +202,7 @@ impl<'o, W: Write> Walk<'o, W> {
         if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
             return Err(Error::new("it became another kind of file meanwhile"));
         }
-        self.entry(Type::File, path, &stat, Some(file.as_fd()), b"")?;
+        self.entry(&Found { kind: Type::File, path, stat: &stat, top, link: b"" }, Some(file.as_fd()))?;
         self.body(&file, stat.st_size as u64)
     }
 
@@ -216,18 +238,13 @@ impl<'o, W: Write> Walk<'o, W> {
     }
 
     /// Writes the header; `file` is what its extended attributes are read from.
-    fn entry(
-        &mut self,
-        kind: Type,
-        path: &[u8],
-        stat: &FileStat,
-        file: Option<BorrowedFd<'_>>,
-        link: &[u8],
-    ) -> Result<()> {
-        let (uid, gid) = self.options.owners.inside(stat.st_uid, stat.st_gid)?;
-        let in_overlay = self.options.kind != Kind::Plain;
+    fn entry(&mut self, found: &Found<'_>, file: Option<BorrowedFd<'_>>) -> Result<()> {
+        let Found { kind, path, stat, top, link } = *found;
+        let owners = &self.owners[top];
+        let (uid, gid) = owners.inside(stat.st_uid, stat.st_gid)?;
+        let in_overlay = self.kind != Kind::Plain;
         let xattrs = match file {
-            Some(file) => attributes::read(file, path, &self.options.owners, in_overlay, &mut self.warnings)?,
+            Some(file) => attributes::read(file, path, owners, in_overlay, &mut self.warnings)?,
             None => Vec::new(),
         };
         self.entries += 1;
