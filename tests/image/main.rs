@@ -6,6 +6,7 @@
 mod harness;
 mod place;
 mod server;
+mod store_archives;
 
 mod archives;
 mod auth;
@@ -34,6 +35,7 @@ const TESTS: &[&[Test]] = &[
     debian_registry::TESTS,
     copy::TESTS,
     archives::TESTS,
+    store_archives::TESTS,
 ];
 
 fn main() -> ExitCode {
