@@ -17,28 +17,38 @@
 //! | what an image may cost | [`limits`] |
 //! | what may not be deleted, since it is mounted | [`mounted`] |
 //! | from a layer's blob to files | [`unpack`] |
+//! | layers over each other | [`overlay`], [`fixup`] |
+//! | a directory that a runtime runs | [`bundle`] |
 //!
 //! The text of an error may have a second line, which says the way out. Its [`crate::error::Kind`] is the exit code.
 //!
 //! Formats: <https://github.com/opencontainers/image-spec>, <https://github.com/opencontainers/distribution-spec>,
 //! <https://distribution.github.io/distribution/spec/manifest-v2-2/>
 
+pub mod bundle;
 pub mod cli;
 pub mod credentials;
 pub mod digest;
 pub mod fetch;
+pub mod fixup;
 pub mod inspect;
 pub mod layout;
 pub mod limits;
 pub mod login;
+pub mod ls;
 pub mod manifest;
 pub mod mounted;
+pub mod overlay;
 pub mod platform;
 pub mod progress;
+pub mod prune;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod rm;
 pub mod source;
 pub mod store;
 pub mod tags;
+pub mod umount;
 pub mod unpack;
+pub mod verify;
