@@ -10,13 +10,17 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::bundle::convert::Annotations;
+use crate::image::bundle::{self, Rootfs};
+use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::progress::{self, Progress};
 use crate::image::pull::{self, Policy};
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
 use crate::image::store::Store;
-use crate::image::{commit, copy, import, inspect, limits, load, login, tags};
+use crate::image::unpack::Range;
+use crate::image::{commit, copy, import, inspect, limits, load, login, ls, prune, rm, tags, umount, verify};
 
 pub use transfer::{
     CommitOptions, ConfigOptions, CopyOptions, ExportOptions, Format, ImportOptions, LoadOptions,
@@ -130,7 +134,16 @@ impl Global {
 
 #[derive(Subcommand, Debug)]
 pub enum Operation {
+    Bundle(Box<BundleOptions>),
     Pull(PullOptions),
+    /// List the images in the store
+    Ls,
+    Rm(RmOptions),
+    /// Delete what no name and no bundle needs any more
+    Prune,
+    /// Check the store's blobs against their digests
+    Verify,
+    Umount(UmountOptions),
     Inspect(InspectOptions),
     Tags(TagsOptions),
     Copy(CopyOptions),
@@ -142,6 +155,65 @@ pub enum Operation {
     Commit(CommitOptions),
     Login(LoginOptions),
     Logout(LogoutOptions),
+}
+
+/// Make a bundle of an image, fetched if it is not in the store
+#[derive(Args, Debug)]
+pub struct BundleOptions {
+    /// The image
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Where the bundle is to be: a directory that does not exist, or is empty
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Arguments in place of the image's command
+    #[arg(last = true, value_name = "ARGS")]
+    pub args: Vec<String>,
+    /// What the root is: overlay, ro, copy, mount
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, hide_possible_values = true)]
+    pub rootfs: Rootfs,
+    /// Which of the image's platforms, as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
+    /// When to ask the registry: missing, always, never
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "missing", hide_possible_values = true)]
+    pub pull: Policy,
+    /// Refuse an image of any other digest
+    #[arg(long, value_name = "SHA256:HEX", value_parser = Digest::parse)]
+    pub expect_digest: Option<Digest>,
+    /// Run as another user than the image's
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Set a variable, or take it from the own environment; can be repeated
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Start in another directory than the image's
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Run another program than the image's; its command goes with it
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Show a file or directory of the host in the container; can be repeated
+    #[arg(long, short, value_name = "SOURCE:DESTINATION[:OPTIONS]")]
+    pub volume: Vec<String>,
+    /// Which of the image's labels become annotations: safe, all, none
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t, hide_possible_values = true)]
+    pub annotations: Annotations,
+    /// Make the device nodes that the image has
+    #[arg(long)]
+    pub devices: bool,
+    /// Give the container a user namespace with these users; can be repeated
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE", value_parser = bundle::parse_range)]
+    pub uid_map: Vec<Range>,
+    /// The same with groups [default: as the users]
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE", value_parser = bundle::parse_range)]
+    pub gid_map: Vec<Range>,
+    /// What an image may cost at most, as entries=3m; can be repeated
+    #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
+    pub limits: Vec<(String, u64)>,
+    /// Replace a bundle that is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Fetch images into the store
@@ -162,6 +234,22 @@ pub struct PullOptions {
     /// What an image may cost at most, as entries=3m; can be repeated
     #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
     pub limits: Vec<(String, u64)>,
+}
+
+/// Take names out of the store; prune deletes what they stood for
+#[derive(Args, Debug)]
+pub struct RmOptions {
+    /// The images
+    #[arg(value_name = "REF", required = true)]
+    pub references: Vec<String>,
+}
+
+/// Unmount what bundle --rootfs=mount has mounted
+#[derive(Args, Debug)]
+pub struct UmountOptions {
+    /// The bundle
+    #[arg(value_name = "DIR")]
+    pub bundle: PathBuf,
 }
 
 /// Show an image's manifest and config, as JSON
@@ -231,7 +319,13 @@ fn registry(text: &str) -> Result<String, String> {
 pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
     let global = &command_line.global;
     match &command_line.operation {
+        Operation::Bundle(options) => bundle::bundle(global, options),
         Operation::Pull(options) => pull::pull(global, options),
+        Operation::Ls => ls::ls(global),
+        Operation::Rm(options) => rm::rm(global, options),
+        Operation::Prune => prune::prune(global),
+        Operation::Verify => verify::verify(global),
+        Operation::Umount(options) => umount::umount(global, options),
         Operation::Inspect(options) => inspect::inspect(global, options),
         Operation::Tags(options) => tags::tags(global, options),
         Operation::Copy(options) => copy::copy(global, options),

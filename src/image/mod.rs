@@ -21,6 +21,8 @@
 //! | what an image may cost | [`limits`] |
 //! | what may not be deleted, since it is mounted | [`mounted`] |
 //! | from a layer's blob to files | [`unpack`] |
+//! | layers over each other | [`overlay`], [`fixup`] |
+//! | a directory that a runtime runs | [`bundle`] |
 //!
 //! The text of an error may have a second line, which says the way out. Its [`crate::error::Kind`] is the exit code.
 //!
@@ -28,6 +30,7 @@
 //! <https://distribution.github.io/distribution/spec/manifest-v2-2/>
 
 pub mod archive;
+pub mod bundle;
 pub mod cli;
 pub mod commit;
 pub mod container_root;
@@ -37,25 +40,32 @@ pub mod destination;
 pub mod digest;
 pub mod docker_archive;
 pub mod fetch;
+pub mod fixup;
 pub mod import;
 pub mod inspect;
 pub mod layout;
 pub mod limits;
 pub mod load;
 pub mod login;
+pub mod ls;
 pub mod make;
 pub mod manifest;
 pub mod mounted;
+pub mod overlay;
 pub mod pack;
 pub mod platform;
 pub mod progress;
+pub mod prune;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod rm;
 pub mod scratch;
 pub mod section;
 pub mod source;
 pub mod store;
 pub mod tags;
+pub mod umount;
 pub mod unpack;
+pub mod verify;
 pub mod write;

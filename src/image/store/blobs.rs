@@ -48,6 +48,21 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Every blob's name, and its size.
+    pub fn blobs(&self) -> Result<Vec<(Digest, u64)>> {
+        let mut found = Vec::new();
+        for algorithm in self.names("blobs")? {
+            for hex in self.names(&format!("blobs/{algorithm}"))? {
+                // What is no digest is not ours.
+                let Ok(digest) = Digest::parse(&format!("{algorithm}:{hex}")) else { continue };
+                let path = self.blob_path(&digest);
+                let meta = fs::metadata(&path).context(|| format!("stat {}", path.display()))?;
+                found.push((digest, meta.len()));
+            }
+        }
+        Ok(found)
+    }
+
     /// A blob that is coming in and has to become what the descriptor says.
     pub fn insert(&self, descriptor: &Descriptor) -> Result<Insert<'_>> {
         let hasher = Some(Hasher::new(descriptor.digest.algorithm()));

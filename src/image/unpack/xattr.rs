@@ -165,6 +165,20 @@ pub fn list(file: impl AsFd) -> Result<Vec<CString>, Errno> {
     Ok(names[..size].split_inclusive(|&byte| byte == 0).filter_map(name).collect())
 }
 
+/// Those that an image's file carries, and their values, sorted.
+pub fn read_ours(file: impl AsFd) -> Result<Vec<(CString, Vec<u8>)>> {
+    let reading = || "read extended attributes";
+    let mut found = Vec::new();
+    for name in list(&file).context(reading)?.into_iter().filter(|name| ours(name.to_bytes())) {
+        let mut value = vec![0; 64 << 10]; // the kernel's own limit
+        let size = fgetxattr(&file, &name, &mut value).context(reading)?;
+        value.truncate(size);
+        found.push((name, value));
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// The mark on a directory that hides what is below it.
 pub fn set_opaque(directory: impl AsFd, user_xattr: bool) -> Result<()> {
     let name = if user_xattr { c"user.overlay.opaque" } else { c"trusted.overlay.opaque" };
