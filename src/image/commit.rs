@@ -16,6 +16,7 @@ use crate::image::make;
 use crate::image::manifest::{Compression, Descriptor, Document};
 use crate::image::pack::pack;
 use crate::image::store::Store;
+use crate::image::store::bundles::Bundle;
 
 pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
     let name = global.named(&options.reference)?.to_string();
@@ -26,14 +27,19 @@ pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
     });
     let bundle = bundle.context(what)?;
     let store = global.store()?;
-    let (mut layers, mut config) = base(&store, &bundle).context(what)?;
-    let root = ContainerRoot::read(&bundle).context(what)?;
+    let (record, mut layers, mut config) = base(&store, &bundle).context(what)?;
+    let mut root = ContainerRoot::read(&bundle).context(what)?;
+    if !record.layers.is_empty() && bundle.join("upper").is_dir() {
+        // As --rootfs=mount has it.
+        root = root.with_upper(bundle.join("upper"));
+    }
     let (tops, kind) = root.changes().context(what)?;
     let paused = match &options.container {
         Some(id) => Some(Paused::new(options, id, &bundle)?),
         None if root.is_in_use()? => {
-            return Err(Error::new(format!("{}: a container is using it", what()))
-                .with_way_out("Stop it, or have it paused meanwhile: --container ID."));
+            return Err(Error::new(format!("{}: a container is using it", what())).with_way_out(
+                "Stop it (and umount the bundle), or have it paused meanwhile: --container ID.",
+            ));
         }
         None => None,
     };
@@ -53,8 +59,8 @@ pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
     Ok(make::result(global, &name, &image))
 }
 
-/// The layers and the config of the image that the bundle was made from.
-fn base(store: &Store, bundle: &Path) -> Result<(Vec<Descriptor>, Value)> {
+/// The bundle's record, and the layers and the config of the image that it was made from.
+fn base(store: &Store, bundle: &Path) -> Result<(Bundle, Vec<Descriptor>, Value)> {
     let limits = Limits::default().documents;
     let record = store.get_bundle(bundle)?.ok_or_else(|| {
         let message = format!("store {} has not made this bundle", store.path().display());
@@ -77,7 +83,7 @@ fn base(store: &Store, bundle: &Path) -> Result<(Vec<Descriptor>, Value)> {
     let layers = manifest.layers.into_iter();
     let layers = layers
         .map(|layer| Descriptor { media_type: media_type(layer.compression).to_owned(), ..layer.descriptor });
-    Ok((layers.collect(), config))
+    Ok((record, layers.collect(), config))
 }
 
 /// A container that does nothing until this is dropped.

@@ -47,13 +47,18 @@ impl ContainerRoot {
         Ok(root)
     }
 
+    /// The same where the overlay was mounted on the host, so that config.json does not know of it.
+    pub fn with_upper(self, upper: PathBuf) -> Self {
+        if self.is_overlay { self } else { Self { upper: Some(upper), ..self } }
+    }
+
     /// The root as the container sees it.
     pub fn whole(&self) -> Result<(Vec<Top>, Kind)> {
         let kind = match self.is_overlay {
             true => Kind::Merged { user_xattr: self.user_xattr },
             false => Kind::Plain,
         };
-        let upper = self.upper.iter().map(|path| (path, &self.owners.1));
+        let upper = self.upper.iter().filter(|_| self.is_overlay).map(|path| (path, &self.owners.1));
         let all = upper.chain(self.lowers.iter().map(|path| (path, &self.owners.0)));
         let tops = all.map(|(path, owners)| Ok(Top { directory: directory(path)?, owners: owners.clone() }));
         Ok((tops.collect::<Result<_>>()?, kind))

@@ -34,6 +34,8 @@ tests![
     a_bundle_without_changes_of_its_own_says_what_to_do,
     an_upper_that_is_mounted_is_not_committed,
     a_container_is_paused_while_it_is_committed,
+    what_a_container_of_keel_writes_is_committed_while_it_runs,
+    a_bundle_that_is_mounted_is_committed_once_it_is_not,
 ];
 
 fn root() -> Result<(), String> {
@@ -505,4 +507,80 @@ fn a_container_is_paused_while_it_is_committed() {
         "{refused:?}"
     );
     assert_eq!(place.read("calls"), "--root /r state c1\n");
+}
+
+/// A bundle of an image with busybox, made by keel-image itself, whose container writes and then sleeps.
+fn busybox_bundle(place: &Place, rootfs: &str) {
+    shell(
+        place,
+        "mkdir -p r/bin r/tmp r/proc r/dev r/sys; cp $(command -v busybox) r/bin/busybox; ln r/bin/busybox r/bin/sh; echo 1 >r/file; echo 2 >r/gone",
+    );
+    good(
+        place,
+        &[
+            "import",
+            "r",
+            "app",
+            "--cmd",
+            "rm /gone; echo changed >/file; echo done >/tmp/done; exec busybox sleep 1000",
+        ],
+    );
+    good(place, &["bundle", "--pull=never", rootfs, "app", "b"]);
+}
+
+fn keel() -> Result<(), String> {
+    root()?;
+    program("busybox")
+}
+
+fn what_a_container_of_keel_writes_is_committed_while_it_runs() {
+    needs!(keel());
+    let place = Place::new();
+    busybox_bundle(&place, "--rootfs=overlay");
+    let mut config: Value = serde_json::from_str(&place.read("b/config.json")).unwrap();
+    let id = place.dir.file_name().unwrap().to_str().unwrap().to_owned();
+    config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+    place.write("b/config.json", config.to_string());
+    let keel = format!("{} --root=run", env!("CARGO_BIN_EXE_keel"));
+    shell(
+        &place,
+        &format!("{keel} run --detach --bundle b {id} </dev/null >log 2>&1 || {{ cat log >&2; exit 1; }}"),
+    );
+    let begun = std::time::Instant::now();
+    while !place.path("b/upper/tmp/done").exists() && begun.elapsed() < std::time::Duration::from_secs(10) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let refused = run(&place, &["commit", "b", "app:2"]);
+    let runtime = ["--runtime", env!("CARGO_BIN_EXE_keel"), "--runtime-root=run"];
+    let committed = run(&place, &[&["commit", "--container", &id], &runtime[..], &["b", "app:2"]].concat());
+    let state = shell(&place, &format!("{keel} state {id}; {keel} delete --force {id}"));
+    assert!(refused.code == 1 && refused.stderr.contains("a container is using it"), "{refused:?}");
+    assert_eq!((committed.code, committed.stderr.as_str()), (0, ""));
+    assert!(state.contains(r#""status": "running""#), "{state}");
+    good(&place, &["bundle", "--pull=never", "--rootfs=copy", "app:2", "second"]);
+    let seen = shell(&place, "cd second/rootfs; cat file tmp/done; ls");
+    assert_eq!(seen, "changed\ndone\nbin\ndev\nfile\nproc\nsys\ntmp\n");
+}
+
+fn a_bundle_that_is_mounted_is_committed_once_it_is_not() {
+    needs!(keel());
+    let place = Place::new();
+    // Nothing is mounted where others see it.
+    let script = "mount --make-rprivate /
+        $K bundle --pull=never --rootfs=mount app m >/dev/null; echo x >m/rootfs/new; rm m/rootfs/gone
+        $K export m whole.tar; $K commit m app:3 2>refused && exit 1; $K umount m >/dev/null; $K commit m app:3 >/dev/null
+        $K save app:3 saved.tar >/dev/null";
+    busybox_bundle(&place, "--rootfs=overlay");
+    let run = Command::new("unshare")
+        .args(["--mount", "sh", "-euc", script])
+        .env("K", concat!(env!("CARGO_BIN_EXE_keel-image"), " --store=store --quiet"))
+        .current_dir(&place.dir)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(place.read("refused").contains("a container is using it"), "{}", place.read("refused"));
+    let names = shell(&place, "tar -tf whole.tar");
+    assert!(names.contains("new\n") && !names.contains("gone"), "{names}");
+    good(&place, &["bundle", "--pull=never", "--rootfs=copy", "app:3", "third"]);
+    assert_eq!(shell(&place, "cd third/rootfs; cat new file; ls gone 2>/dev/null || true"), "x\n1\n");
 }
