@@ -165,7 +165,8 @@ fn root_kind(root: &Node, media_type: Option<&str>) -> Result<Option<bool>> {
     let is_old =
         |media_type: &str| media_type.starts_with("application/vnd.docker.distribution.manifest.v1+");
     if version == Some(1) || own.or(media_type).is_some_and(is_old) {
-        return Err(Error::new("schema 1 is not supported\n  Push the image again with a tool of today."));
+        return Err(Error::new("schema 1 is not supported")
+            .with_way_out("Push the image again with a tool of today."));
     }
     if version != Some(2) {
         root.problem("schemaVersion", "must be 2");
@@ -352,10 +353,8 @@ pub fn select<'a>(index: &'a [Descriptor], platform: &Platform) -> Result<&'a De
         there.dedup();
         there.truncate(40);
         let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-        Error::of_kind(
-            Kind::NotFound,
-            format!("the image is not there for {platform}\n  There are: {there}. Take one with --platform."),
-        )
+        Error::of_kind(Kind::NotFound, format!("the image is not there for {platform}"))
+            .with_way_out(format!("There are: {there}. Take one with --platform."))
     })
 }
 
@@ -496,11 +495,7 @@ mod tests {
     fn what_is_no_image_of_today_is_not_supported() {
         let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
         for (at, value, reason) in [
-            (
-                "/schemaVersion",
-                json!(1),
-                "schema 1 is not supported\n  Push the image again with a tool of today.",
-            ),
+            ("/schemaVersion", json!(1), "schema 1 is not supported"),
             (
                 "/config/mediaType",
                 json!("application/x.helm+json"),
@@ -599,9 +594,11 @@ mod tests {
         let error = select(&all[1..], &Platform::parse("riscv64").unwrap()).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         assert_eq!(
-            error.to_string(),
-            "the image is not there for linux/riscv64\n  There are: linux/arm/v5, linux/arm/v6, linux/amd64. \
-             Take one with --platform."
+            (error.to_string().as_str(), error.way_out()),
+            (
+                "the image is not there for linux/riscv64",
+                Some("There are: linux/arm/v5, linux/arm/v6, linux/amd64. Take one with --platform.")
+            )
         );
     }
 

@@ -443,6 +443,7 @@ fn a_bundle_without_changes_of_its_own_says_what_to_do() {
     let refused = run(&place, &["commit", "b", "app:v2"]);
     assert!(refused.code == 1 && refused.stderr.contains("its root is read-only"), "{refused:?}");
     place.write("b/config.json", json!({"root": {"path": "rootfs"}}).to_string());
+    fs::remove_dir_all(place.path("b/upper")).unwrap();
     let refused = run(&place, &["commit", "b", "app:v2"]);
     assert!(
         refused.stderr.contains("one directory") && refused.stderr.contains("keel-image import - REF"),

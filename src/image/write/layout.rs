@@ -2,6 +2,7 @@
 //! makes an image of them, comes last and at once.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,9 @@ impl LayoutWriter {
         let what = || format!("write image layout {}", path.display());
         let empty = match fs::read_dir(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => true,
-            entries => entries.context(what)?.next().is_none(),
+            entries => {
+                entries.context(what)?.filter_map(Result::ok).all(|entry| is_leftover(&entry.file_name()))
+            }
         };
         if empty {
             fs::create_dir_all(path).context(what)?;
@@ -133,6 +136,12 @@ impl LayoutWriter {
             }
         }
     }
+}
+
+/// What a process leaves that is killed before it has made the first file.
+fn is_leftover(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".oci-layout.") && name.ends_with(b".tmp")
 }
 
 /// One that has the new one's name, or is the same without any name.
