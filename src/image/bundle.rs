@@ -67,7 +67,7 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
     let binds = volumes::of_user(&options.volume)?;
     let store = global.store()?;
     place::look(&store, &options.directory, options.force)?;
-    upkeep::start(&store);
+    upkeep::start(&store)?;
     let reference = global.reference(&options.reference)?;
     let progress = global.progress();
     let wanted = Wanted {

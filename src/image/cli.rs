@@ -16,7 +16,7 @@ use crate::image::progress::{self, Progress};
 use crate::image::pull::{self, Policy};
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
-use crate::image::store::Store;
+use crate::image::store::{Store, upkeep};
 use crate::image::unpack::Range;
 use crate::image::{inspect, limits, login, ls, prune, rm, tags, umount, verify};
 
@@ -123,6 +123,9 @@ pub enum Operation {
     /// Check the store's blobs against their digests
     Verify,
     Umount(UmountOptions),
+    /// What other commands leave to a process of its own
+    #[command(hide = true)]
+    Upkeep,
     Inspect(InspectOptions),
     Tags(TagsOptions),
     Login(LoginOptions),
@@ -298,6 +301,7 @@ pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
         Operation::Prune => prune::prune(global),
         Operation::Verify => verify::verify(global),
         Operation::Umount(options) => umount::umount(global, options),
+        Operation::Upkeep => upkeep::upkeep(global),
         Operation::Inspect(options) => inspect::inspect(global, options),
         Operation::Tags(options) => tags::tags(global, options),
         Operation::Login(options) => login::login(global, options),

@@ -38,7 +38,7 @@ pub struct Wanted<'a> {
 
 pub fn pull(global: &Global, options: &PullOptions) -> Result<Vec<u8>> {
     let store = global.store()?;
-    upkeep::start(&store);
+    upkeep::start(&store)?;
     let limits = Limits::new(&options.limits)?;
     let progress = global.progress();
     let mut pulled = Vec::new();

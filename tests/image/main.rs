@@ -2,18 +2,27 @@
 //! that does what a hostile one would.
 #![deny(unsafe_code)]
 
+#[allow(dead_code, reason = "the tests of unpack use the rest")]
+#[path = "../unpack/archive.rs"]
+mod archive;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod images;
 mod place;
 mod server;
 
 mod auth;
 mod blobs;
+mod bundle;
+mod bundle_layers;
+mod bundle_refused;
 mod debian_registry;
 mod manifests;
 mod mirrors;
+mod pull;
 mod push;
 mod redirects;
+mod store;
 mod tags;
 
 use std::process::ExitCode;
@@ -29,6 +38,11 @@ const TESTS: &[&[Test]] = &[
     mirrors::TESTS,
     push::TESTS,
     debian_registry::TESTS,
+    pull::TESTS,
+    store::TESTS,
+    bundle::TESTS,
+    bundle_layers::TESTS,
+    bundle_refused::TESTS,
 ];
 
 fn main() -> ExitCode {
