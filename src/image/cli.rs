@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::bundle::convert::Annotations;
@@ -16,7 +17,8 @@ use crate::image::progress::{self, Progress};
 use crate::image::pull::{self, Policy};
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
-use crate::image::store::{Store, upkeep};
+use crate::image::rootless::{self, Rootless};
+use crate::image::store::{self, Store, upkeep};
 use crate::image::unpack::Range;
 use crate::image::{inspect, limits, login, ls, prune, rm, tags, umount, verify};
 
@@ -63,6 +65,9 @@ pub struct Global {
     /// Give the result as JSON
     #[arg(long, global = true)]
     pub json: bool,
+    /// The user namespace that the command is in, if it has no privileges.
+    #[arg(skip)]
+    pub rootless: Option<Rootless>,
 }
 
 impl Global {
@@ -78,7 +83,19 @@ impl Global {
     }
 
     pub fn store(&self) -> Result<Store> {
-        Store::open(self.store.as_deref())
+        let store = Store::open(Some(&self.store_path()?))?;
+        if let Some(rootless) = &self.rootless {
+            store.keep_to_ids(rootless)?;
+        }
+        Ok(store)
+    }
+
+    pub fn store_path(&self) -> Result<PathBuf> {
+        match &self.store {
+            Some(path) => Ok(path.clone()),
+            // Who is root in a namespace only has the user's.
+            None => store::default_path(geteuid().is_root() && self.rootless.is_none()),
+        }
     }
 
     pub fn progress(&self) -> Progress {
@@ -126,6 +143,13 @@ pub enum Operation {
     /// What other commands leave to a process of its own
     #[command(hide = true)]
     Upkeep,
+    /// What a user namespace gets its ids from
+    #[command(hide = true)]
+    MapIds {
+        pid: u32,
+        uids: String,
+        gids: String,
+    },
     Inspect(InspectOptions),
     Tags(TagsOptions),
     Login(LoginOptions),
@@ -227,6 +251,13 @@ pub struct UmountOptions {
     pub bundle: PathBuf,
 }
 
+impl Operation {
+    /// Files of many owners.
+    fn makes_files_of_images(&self) -> bool {
+        matches!(self, Self::Bundle(_) | Self::Pull(_) | Self::Prune | Self::Upkeep)
+    }
+}
+
 /// Show an image's manifest and config, as JSON
 #[derive(Args, Debug)]
 pub struct InspectOptions {
@@ -291,7 +322,10 @@ fn registry(text: &str) -> Result<String, String> {
 }
 
 /// What is for stdout.
-pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
+pub fn run(command_line: &mut CommandLine) -> Result<Vec<u8>> {
+    if command_line.operation.makes_files_of_images() {
+        command_line.global.rootless = rootless::enter()?;
+    }
     let global = &command_line.global;
     match &command_line.operation {
         Operation::Bundle(options) => bundle::bundle(global, options),
@@ -302,6 +336,7 @@ pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
         Operation::Verify => verify::verify(global),
         Operation::Umount(options) => umount::umount(global, options),
         Operation::Upkeep => upkeep::upkeep(global),
+        Operation::MapIds { pid, uids, gids } => rootless::map_ids(*pid, uids, gids),
         Operation::Inspect(options) => inspect::inspect(global, options),
         Operation::Tags(options) => tags::tags(global, options),
         Operation::Login(options) => login::login(global, options),
