@@ -37,6 +37,7 @@ use crate::image::limits::Limits;
 use crate::image::overlay;
 use crate::image::pull::{Wanted, obtain, store_name, top_descriptor};
 use crate::image::reference::Reference;
+use crate::image::rootless::Rootless;
 use crate::image::source::Image;
 use crate::image::store::bundles::Bundle;
 use crate::image::store::layers::{Layer, layer_name};
@@ -59,15 +60,19 @@ pub enum Rootfs {
 pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
     let overrides = options.overrides();
     let limits = Limits::new(&options.limits)?;
-    let (uids, gids) = options.id_maps()?;
-    let owners = match uids.is_empty() {
-        true => Owners::Kept,
-        false => Owners::Mapped { uids: uids.clone(), gids: gids.clone() },
+    let rootless = global.rootless.as_ref();
+    let (uids, gids) = options.id_maps(rootless)?;
+    let owners = match rootless {
+        Some(rootless) if rootless.is_single() => Owners::Squashed,
+        // Inside of the namespace they are the image's.
+        Some(_) => Owners::Kept,
+        None if uids.is_empty() => Owners::Kept,
+        None => Owners::Mapped { uids: uids.clone(), gids: gids.clone() },
     };
     let binds = volumes::of_user(&options.volume)?;
     let store = global.store()?;
     place::look(&store, &options.directory, options.force)?;
-    upkeep::start(&store);
+    upkeep::start(&store)?;
     let reference = global.reference(&options.reference)?;
     let progress = global.progress();
     let wanted = Wanted {
@@ -109,7 +114,8 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         store.put_ref(&store_name(&reference)?, &top_descriptor(&image))?;
     }
 
-    let mut root = LazyRoot { paths: layers.iter().map(Layer::fs).collect(), root: None };
+    let paths = layers.iter().map(Layer::fs).collect();
+    let mut root = LazyRoot { paths, user_xattr: rootless.is_some(), root: None };
     if options.rootfs == Rootfs::Copy {
         root.paths.push(place.path().join("rootfs"));
     }
@@ -123,7 +129,7 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         Rootfs::Copy => Vec::new(),
         rootfs => overlay_directories(&place, rootfs, &layers, &owners, &binds)?,
     };
-    if let Some((uid, gid)) = owners.of(0, 0)?.filter(|_| !uids.is_empty()) {
+    if let (Owners::Mapped { .. }, Some((uid, gid))) = (&owners, owners.of(0, 0)?) {
         place.give_to(uid, gid)?;
     }
     let is_overlay = matches!(options.rootfs, Rootfs::Overlay | Rootfs::Ro);
@@ -138,6 +144,7 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         binds,
         uids: &uids,
         gids: &gids,
+        rootless: rootless.is_some(),
     });
     if options.rootfs == Rootfs::Mount {
         bundle.mounted = true;
@@ -167,7 +174,16 @@ impl BundleOptions {
     }
 
     /// The one for the other if only one is there.
-    fn id_maps(&self) -> Result<(Vec<Range>, Vec<Range>)> {
+    fn id_maps(&self, rootless: Option<&Rootless>) -> Result<(Vec<Range>, Vec<Range>)> {
+        if let Some(Rootless { uids, gids }) = rootless {
+            if self.rootfs == Rootfs::Mount {
+                return Err(Error::new("--rootfs=mount: only root can mount on the host"));
+            }
+            if !self.uid_map.is_empty() || !self.gid_map.is_empty() {
+                return Err(Error::new("--uid-map, --gid-map: only root can choose, a user has his own ids"));
+            }
+            return Ok((uids.clone(), gids.clone()));
+        }
         let (uids, gids) = match (&self.uid_map[..], &self.gid_map[..]) {
             ([], []) => return Ok(Default::default()),
             (uids, []) => (uids, uids),
@@ -223,7 +239,7 @@ fn lowers(fetch: &Fetch<'_>, image: &Image) -> Result<Vec<Layer>> {
         fetch.store.layer(&name)?.ok_or_else(|| Error::new(format!("layer {name}: it is gone")))
     };
     let layers = ids.iter().map(layer).collect::<Result<Vec<_>>>()?;
-    fixup::lowers(fetch.store, ids, &layers, fetch.variant())
+    fixup::lowers(fetch.store, ids, &layers, fetch.variant(), fetch.rootless.is_some())
 }
 
 /// Before anything is in it, so that a prune knows.
@@ -303,7 +319,7 @@ fn imitate(from: &OwnedFd, to: &OwnedFd, owners: &Owners) -> Result<()> {
 fn mount(place: &mut Place<'_>, lowers: &[String]) -> Result<()> {
     let lowers: Vec<_> = lowers.iter().map(PathBuf::from).collect();
     let (upper, work) = (place.path().join("upper"), place.path().join("work"));
-    let mounted = overlay::mount(&lowers, Some((&upper, &work)), 0)?;
+    let mounted = overlay::mount(&lowers, Some((&upper, &work)), 0, false)?;
     let rootfs = place.path().join("rootfs");
     let what = || format!("mount the overlay on {}", rootfs.display());
     move_mount(mounted, File::open(&rootfs).context(what)?).context(what)?;
@@ -315,6 +331,7 @@ fn mount(place: &mut Place<'_>, lowers: &[String]) -> Result<()> {
 struct LazyRoot {
     /// The topmost first; one is the directory itself.
     paths: Vec<PathBuf>,
+    user_xattr: bool,
     root: Option<Root>,
 }
 
@@ -326,7 +343,7 @@ impl LazyRoot {
             (None, [only]) => Some(File::open(only).context(|| format!("open {}", only.display()))?.into()),
             (None, lowers) => {
                 let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-                Some(overlay::mount(lowers, None, attributes)?)
+                Some(overlay::mount(lowers, None, attributes, self.user_xattr)?)
             }
         };
         match fd {

@@ -3,11 +3,13 @@
 //! A command joins with a variant of [`Operation`], a struct of its options, and a line in [`run`]; what it does is
 //! in the file of its name.
 
+mod ask;
 mod transfer;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::bundle::convert::Annotations;
@@ -18,10 +20,12 @@ use crate::image::progress::{self, Progress};
 use crate::image::pull::{self, Policy};
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::{Client, Mirror, Options};
-use crate::image::store::Store;
+use crate::image::rootless::{self, Rootless};
+use crate::image::store::{self, Store, upkeep};
 use crate::image::unpack::Range;
 use crate::image::{commit, copy, import, inspect, limits, load, login, ls, prune, rm, tags, umount, verify};
 
+pub use ask::{InspectOptions, LoginOptions, LogoutOptions, TagsOptions};
 pub use transfer::{
     CommitOptions, ConfigOptions, CopyOptions, ExportOptions, Format, ImportOptions, LoadOptions,
     PushOptions, SaveOptions, Which,
@@ -70,6 +74,9 @@ pub struct Global {
     /// Give the result as JSON
     #[arg(long, global = true)]
     pub json: bool,
+    /// The user namespace that the command is in, if it has no privileges.
+    #[arg(skip)]
+    pub rootless: Option<Rootless>,
 }
 
 impl Global {
@@ -85,7 +92,19 @@ impl Global {
     }
 
     pub fn store(&self) -> Result<Store> {
-        Store::open(self.store.as_deref())
+        let store = Store::open(Some(&self.store_path()?))?;
+        if let Some(rootless) = &self.rootless {
+            store.keep_to_ids(rootless)?;
+        }
+        Ok(store)
+    }
+
+    pub fn store_path(&self) -> Result<PathBuf> {
+        match &self.store {
+            Some(path) => Ok(path.clone()),
+            // Who is root in a namespace only has the user's.
+            None => store::default_path(geteuid().is_root() && self.rootless.is_none()),
+        }
     }
 
     pub fn progress(&self) -> Progress {
@@ -144,6 +163,16 @@ pub enum Operation {
     /// Check the store's blobs against their digests
     Verify,
     Umount(UmountOptions),
+    /// What other commands leave to a process of its own
+    #[command(hide = true)]
+    Upkeep,
+    /// What a user namespace gets its ids from
+    #[command(hide = true)]
+    MapIds {
+        pid: u32,
+        uids: String,
+        gids: String,
+    },
     Inspect(InspectOptions),
     Tags(TagsOptions),
     Copy(CopyOptions),
@@ -252,57 +281,12 @@ pub struct UmountOptions {
     pub bundle: PathBuf,
 }
 
-/// Show an image's manifest and config, as JSON
-#[derive(Args, Debug)]
-pub struct InspectOptions {
-    /// The image
-    #[arg(value_name = "REF")]
-    pub reference: String,
-    /// Which of the image's platforms, as linux/arm64 [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-    /// Only the manifest, or the index that the name stands for, byte for byte
-    #[arg(long)]
-    pub raw: bool,
-    /// Only the config, byte for byte
-    #[arg(long, conflicts_with = "raw")]
-    pub config: bool,
-}
-
-impl InspectOptions {
-    pub fn platform(&self) -> Result<Platform> {
-        self.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)
+impl Operation {
+    /// Files of many owners are made, or read.
+    fn works_on_files_of_images(&self) -> bool {
+        use Operation::{Bundle, Commit, Export, Import, Load, Prune, Pull, Upkeep};
+        matches!(self, Bundle(_) | Pull(_) | Prune | Upkeep | Load(_) | Import(_) | Export(_) | Commit(_))
     }
-}
-
-/// List the tags of a repository
-#[derive(Args, Debug)]
-pub struct TagsOptions {
-    /// The repository: a name without a tag
-    #[arg(value_name = "REPO")]
-    pub repository: String,
-}
-
-/// Store a name and password for a registry, once it has taken them
-#[derive(Args, Debug)]
-pub struct LoginOptions {
-    /// The registry
-    #[arg(value_name = "HOST[:PORT]", default_value = "docker.io", value_parser = registry)]
-    pub registry: String,
-    /// The name; asked for if it is not given
-    #[arg(long, short, value_name = "USER")]
-    pub user: Option<String>,
-    /// Read the password from stdin; it is asked for on the terminal otherwise
-    #[arg(long)]
-    pub password_stdin: bool,
-}
-
-/// Forget the password for a registry
-#[derive(Args, Debug)]
-pub struct LogoutOptions {
-    /// The registry
-    #[arg(value_name = "HOST[:PORT]", default_value = "docker.io", value_parser = registry)]
-    pub registry: String,
 }
 
 fn registry(text: &str) -> Result<String, String> {
@@ -316,7 +300,10 @@ fn registry(text: &str) -> Result<String, String> {
 }
 
 /// What is for stdout.
-pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
+pub fn run(command_line: &mut CommandLine) -> Result<Vec<u8>> {
+    if command_line.operation.works_on_files_of_images() {
+        command_line.global.rootless = rootless::enter()?;
+    }
     let global = &command_line.global;
     match &command_line.operation {
         Operation::Bundle(options) => bundle::bundle(global, options),
@@ -326,6 +313,8 @@ pub fn run(command_line: &CommandLine) -> Result<Vec<u8>> {
         Operation::Prune => prune::prune(global),
         Operation::Verify => verify::verify(global),
         Operation::Umount(options) => umount::umount(global, options),
+        Operation::Upkeep => upkeep::upkeep(global),
+        Operation::MapIds { pid, uids, gids } => rootless::map_ids(*pid, uids, gids),
         Operation::Inspect(options) => inspect::inspect(global, options),
         Operation::Tags(options) => tags::tags(global, options),
         Operation::Copy(options) => copy::copy(global, options),

@@ -15,6 +15,7 @@ use crate::image::digest::Digest;
 use crate::image::limits::Limits;
 use crate::image::manifest::{self, Descriptor, Found};
 use crate::image::progress::{Counted, Progress, Task};
+use crate::image::rootless::Rootless;
 use crate::image::source::{Image, Source};
 use crate::image::store::Store;
 use crate::image::store::blobs::Insert;
@@ -30,12 +31,18 @@ pub struct Fetch<'a> {
     pub progress: &'a Progress,
     /// Make device nodes.
     pub devices: bool,
+    /// The user namespace that this is done in.
+    pub rootless: Option<&'a Rootless>,
 }
 
 impl Fetch<'_> {
     /// What the name of a layer has behind its diff_id.
     pub fn variant(&self) -> &'static str {
-        if self.devices { "-devices" } else { "" }
+        match self.rootless {
+            Some(rootless) => rootless.variant(),
+            None if self.devices => "-devices",
+            None => "",
+        }
     }
 
     /// Everything of an image into the store, its layers unpacked.
@@ -147,7 +154,11 @@ impl Fetch<'_> {
         if there()? {
             return self.blob(layer);
         }
-        let options = self.options(Mode::Overlay { user_xattr: false }, Owners::Kept);
+        let owners = match self.rootless {
+            Some(rootless) if rootless.is_single() => Owners::Squashed,
+            _ => Owners::Kept,
+        };
+        let options = self.options(Mode::Overlay { user_xattr: self.rootless.is_some() }, owners);
         let mut new = None;
         let unpacked = self.apply(layer, &options, || {
             // A second time: the files of a bad blob are not the layer's.

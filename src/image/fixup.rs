@@ -32,11 +32,17 @@ use crate::sys::fs::fsetxattr;
 const MOST_LINKS: u32 = 40;
 
 /// The layers that an overlay of the image has, the topmost first, with the fix-up layer if there is one.
-pub fn lowers(store: &Store, diff_ids: &[Digest], layers: &[Layer], variant: &str) -> Result<Vec<Layer>> {
+pub fn lowers(
+    store: &Store,
+    diff_ids: &[Digest],
+    layers: &[Layer],
+    variant: &str,
+    user_xattr: bool,
+) -> Result<Vec<Layer>> {
     let name = chain_name(diff_ids, variant);
     let fix_up = match store.layer(&name)? {
         Some(fix_up) => fix_up,
-        None => make(store, &name, layers)?,
+        None => make(store, &name, layers, user_xattr)?,
     };
     let base = match fix_up.lacks()?.opaque {
         // Seldom enough to look for it again.
@@ -56,7 +62,7 @@ fn base_of(lacks: &[Lacks]) -> usize {
     lacks.iter().rposition(|lacks| lacks.opaque).unwrap_or(0)
 }
 
-fn make(store: &Store, name: &str, layers: &[Layer]) -> Result<Layer> {
+fn make(store: &Store, name: &str, layers: &[Layer], user_xattr: bool) -> Result<Layer> {
     let _lock = store.lock(name)?;
     if let Some(made) = store.layer(name)? {
         return Ok(made);
@@ -67,7 +73,7 @@ fn make(store: &Store, name: &str, layers: &[Layer]) -> Result<Layer> {
     let new = store.new_layer()?;
     let open = |layer: &Layer| File::open(layer.fs()).map(OwnedFd::from);
     let tops = layers[base..].iter().map(open).collect::<Result<Vec<_>, _>>().context(what)?;
-    let stack = Stack { tops, lacks: &lacks[base..] };
+    let stack = Stack { tops, lacks: &lacks[base..], user_xattr };
     let mut fix =
         FixUp { top: File::open(new.fs()).context(what)?.into(), placed: Vec::new(), is_needed: false };
     fix.implied(&stack).context(what)?;
@@ -85,6 +91,8 @@ fn make(store: &Store, name: &str, layers: &[Layer]) -> Result<Layer> {
 struct Stack<'l> {
     tops: Vec<OwnedFd>,
     lacks: &'l [Lacks],
+    /// A user's marks are other ones than root's.
+    user_xattr: bool,
 }
 
 enum Found {
@@ -110,7 +118,7 @@ impl Stack<'_> {
                 here.push((i, self.tops[i].try_clone()?));
             }
             for (at, name) in path.iter().enumerate() {
-                match step(&here, name)? {
+                match step(&here, name, self.user_xattr)? {
                     Found::Directory(next) => here = next,
                     Found::Other { directory, name, kind: SFlag::S_IFLNK } if at + 1 < path.len() => {
                         links += 1;
@@ -142,7 +150,7 @@ impl Stack<'_> {
         for name in names(path) {
             let mut next = Vec::new();
             for (i, directory) in &here {
-                match look(directory.as_fd(), &name)? {
+                match look(directory.as_fd(), &name, self.user_xattr)? {
                     Look::Nothing => continue,
                     Look::Whiteout | Look::Other(_) => cut = true,
                     Look::Directory(fd, opaque) => {
@@ -175,7 +183,7 @@ enum Look {
     Other(SFlag),
 }
 
-fn look(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Look> {
+fn look(directory: BorrowedFd<'_>, name: &[u8], user_xattr: bool) -> Result<Look> {
     let name = OsStr::from_bytes(name);
     let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => return Ok(Look::Nothing),
@@ -186,7 +194,7 @@ fn look(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Look> {
         SFlag::S_IFCHR if stat.st_rdev == 0 => Look::Whiteout,
         SFlag::S_IFDIR => {
             let fd = open_directory(directory, name)?;
-            let opaque = is_opaque(&fd, false);
+            let opaque = is_opaque(&fd, user_xattr);
             Look::Directory(fd, opaque)
         }
         kind => Look::Other(kind),
@@ -194,10 +202,10 @@ fn look(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Look> {
 }
 
 /// One name further, as overlayfs goes.
-fn step(here: &[(usize, OwnedFd)], name: &[u8]) -> Result<Found> {
+fn step(here: &[(usize, OwnedFd)], name: &[u8], user_xattr: bool) -> Result<Found> {
     let mut next = Vec::new();
     for (i, directory) in here {
-        match look(directory.as_fd(), name)? {
+        match look(directory.as_fd(), name, user_xattr)? {
             Look::Nothing => continue,
             Look::Directory(fd, opaque) => {
                 next.push((*i, fd));

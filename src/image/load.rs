@@ -53,9 +53,17 @@ pub fn load(global: &Global, options: &LoadOptions) -> Result<Vec<u8>> {
     let mut loaded = Vec::new();
     for (source, names) in named {
         let image: Image = source.image(platform, &limits.documents)?;
-        let (jobs, devices) = (global.jobs(), options.devices);
-        Fetch { store: &store, source: &source, limits: &limits, jobs, progress: &progress, devices }
-            .into_store(&image)?;
+        let (jobs, devices, rootless) = (global.jobs(), options.devices, global.rootless.as_ref());
+        Fetch {
+            store: &store,
+            source: &source,
+            limits: &limits,
+            jobs,
+            progress: &progress,
+            devices,
+            rootless,
+        }
+        .into_store(&image)?;
         for name in names {
             let name = name.to_string();
             store.put_ref(&name, &top_descriptor(&image))?;

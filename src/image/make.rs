@@ -64,6 +64,7 @@ pub fn image(
         jobs: global.jobs(),
         progress: &progress,
         devices: false,
+        rootless: global.rootless.as_ref(),
     };
     fetch.into_store(&image)?;
     store.put_ref(name, &top_descriptor(&image))?;

@@ -22,6 +22,7 @@
 //! | what may not be deleted, since it is mounted | [`mounted`] |
 //! | from a layer's blob to files | [`unpack`] |
 //! | layers over each other | [`overlay`], [`fixup`] |
+//! | without privileges: a user namespace around the command | [`rootless`] |
 //! | a directory that a runtime runs | [`bundle`] |
 //!
 //! The text of an error may have a second line, which says the way out. Its [`crate::error::Kind`] is the exit code.
@@ -60,6 +61,7 @@ pub mod pull;
 pub mod reference;
 pub mod registry;
 pub mod rm;
+pub mod rootless;
 pub mod scratch;
 pub mod section;
 pub mod source;

@@ -28,8 +28,13 @@ pub fn check_depth(layers: usize) -> Result<()> {
     Err(Error::of_kind(Kind::Limit, message).with_way_out("Take --rootfs=copy."))
 }
 
-/// The topmost layer first; `upper` comes with its work directory.
-pub fn mount(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, attributes: u64) -> Result<OwnedFd> {
+/// The topmost layer first; `upper` comes with its work directory, `user_xattr` is for a mount by a user.
+pub fn mount(
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    attributes: u64,
+    user_xattr: bool,
+) -> Result<OwnedFd> {
     let what = || "mount an overlay";
     let fs = fsopen("overlay").context(what)?;
     for lower in lowers {
@@ -43,6 +48,9 @@ pub fn mount(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, attributes: u64)
         told(&fs, fsconfig_set(&fs, key, Value::String(value)))
             .context(|| format!("set {key}={value}"))
             .context(what)?;
+    }
+    if user_xattr {
+        told(&fs, fsconfig_set(&fs, "userxattr", Value::Flag)).context(|| "set userxattr").context(what)?;
     }
     told(&fs, fsconfig_create(&fs)).context(what)?;
     fsmount(&fs, attributes).context(what)

@@ -27,7 +27,7 @@ struct Kept {
 }
 
 pub fn prune(global: &Global) -> Result<Vec<u8>> {
-    let store = Store::open_alone(global.store.as_deref())?;
+    let store = Store::open_alone(Some(&global.store_path()?))?;
     let progress = global.progress();
     let mut kept = Kept::default();
     let mut bundles = 0;

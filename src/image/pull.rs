@@ -1,6 +1,7 @@
 //! `keel-image pull`: images into the store, ready for a bundle; and for other commands, an image from wherever it is.
 
 use clap::ValueEnum;
+use nix::errno::Errno;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -12,6 +13,7 @@ use crate::image::manifest::{Descriptor, OCI_INDEX};
 use crate::image::platform::Platform;
 use crate::image::progress::Progress;
 use crate::image::reference::Reference;
+use crate::image::rootless::Rootless;
 use crate::image::source::{Image, Source};
 use crate::image::store::{Store, upkeep};
 
@@ -38,7 +40,7 @@ pub struct Wanted<'a> {
 
 pub fn pull(global: &Global, options: &PullOptions) -> Result<Vec<u8>> {
     let store = global.store()?;
-    upkeep::start(&store);
+    upkeep::start(&store)?;
     let limits = Limits::new(&options.limits)?;
     let progress = global.progress();
     let mut pulled = Vec::new();
@@ -84,9 +86,25 @@ pub fn obtain(
     let mut from = |source: &Source<'_>| {
         let image = choose(source, progress, wanted)?;
         let Wanted { limits, devices, .. } = *wanted;
-        take(&Fetch { store, source, limits, jobs: global.jobs(), progress, devices }, &image)?;
+        let rootless = global.rootless.as_ref();
+        let fetch = Fetch { store, source, limits, jobs: global.jobs(), progress, devices, rootless };
+        take(&fetch, &image).map_err(|error| match (error.errno(), rootless) {
+            // chown(2) to what is not mapped.
+            (Some(Errno::EINVAL), Some(_)) => error.with_way_out(
+                "The image has ids that you have not: more of them in /etc/subuid and /etc/subgid.",
+            ),
+            _ => error,
+        })?;
         Ok(image)
     };
+    if wanted.devices && global.rootless.is_some() {
+        return Err(Error::new("--devices: only root can make device nodes"));
+    }
+    if global.rootless.as_ref().is_some_and(Rootless::is_single) {
+        progress.say(
+            "you have one id only, and all files will belong to it: for more, newuidmap and lines in /etc/subuid and /etc/subgid",
+        );
+    }
     if let Reference::Registry(named) = wanted.reference
         && wanted.policy != Policy::Always
     {

@@ -32,9 +32,11 @@ use std::path::{Path, PathBuf, absolute};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::rootless::Rootless;
+use crate::image::unpack::Range;
 
 const DIRECTORIES: [&str; 8] =
     ["blobs", "blobs/sha256", "layers", "refs", "images", "bundles", "tmp", "trash"];
@@ -68,7 +70,7 @@ impl Store {
     fn open_with(path: Option<&Path>, lock: FlockArg) -> Result<Self> {
         let path = match path {
             Some(path) => absolute(path).context(|| format!("find store {}", path.display()))?,
-            None => default_path()?,
+            None => default_path(geteuid().is_root())?,
         };
         let what = || format!("open store {}", path.display());
         make_private(&path).context(what)?;
@@ -95,6 +97,26 @@ impl Store {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A user's layers belong to the ids that he had when they were made; with others they cannot be used.
+    pub fn keep_to_ids(&self, rootless: &Rootless) -> Result<()> {
+        let lines = |ranges: &[Range]| {
+            ranges.iter().map(|r| json!([r.inside, r.outside, r.count])).collect::<Value>()
+        };
+        let ids = json!({"uids": lines(&rootless.uids), "gids": lines(&rootless.gids)});
+        let name = if rootless.is_single() { "ids-single" } else { "ids" };
+        match self.get_record(".", name)? {
+            Some(known) if known == ids => Ok(()),
+            Some(known) => {
+                let path = self.path.display();
+                Err(Error::new(format!(
+                    "open store {path}: its files were made with the ids {known}, not {ids}"
+                ))
+                .with_way_out("Put /etc/subuid and /etc/subgid back, or take another store with --store."))
+            }
+            None => self.put_record(".", name, &ids),
+        }
     }
 
     /// Gives `content` the name `directory/name` at once.
@@ -151,8 +173,8 @@ impl Boot {
 }
 
 /// `/var/lib/keel`, or `$XDG_DATA_HOME/keel` of a user without privileges.
-fn default_path() -> Result<PathBuf> {
-    if geteuid().is_root() {
+pub fn default_path(is_root: bool) -> Result<PathBuf> {
+    if is_root {
         return Ok("/var/lib/keel".into());
     }
     // The XDG Base Directory Specification has relative paths ignored.

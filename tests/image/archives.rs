@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
-use crate::images::image;
+use crate::fixture::image;
 use crate::place::{Place, Run};
 use crate::tests;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use serde_json::{Value, json};
 
 use crate::debian_registry::registry;
-use crate::images::{digest, image, index_image};
+use crate::fixture::{digest, image, index_image};
 use crate::place::{Place, program};
 use crate::{needs, tests};
 

@@ -2,22 +2,31 @@
 //! that does what a hostile one would.
 #![deny(unsafe_code)]
 
+#[allow(dead_code, reason = "the tests of unpack use the rest")]
+#[path = "../unpack/archive.rs"]
+mod archive;
+mod fixture;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod images;
 mod place;
 mod server;
-mod store_archives;
 
 mod archives;
 mod auth;
 mod blobs;
+mod bundle;
+mod bundle_layers;
+mod bundle_refused;
 mod copy;
 mod debian_registry;
-mod images;
 mod manifests;
 mod mirrors;
+mod pull;
 mod push;
 mod redirects;
+mod store;
+mod store_archives;
 mod tags;
 
 use std::process::ExitCode;
@@ -36,6 +45,11 @@ const TESTS: &[&[Test]] = &[
     copy::TESTS,
     archives::TESTS,
     store_archives::TESTS,
+    pull::TESTS,
+    store::TESTS,
+    bundle::TESTS,
+    bundle_layers::TESTS,
+    bundle_refused::TESTS,
 ];
 
 fn main() -> ExitCode {

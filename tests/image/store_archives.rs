@@ -11,7 +11,7 @@ use keel::image::store::bundles::Bundle;
 use serde_json::{Value, json};
 
 use crate::debian_registry::registry;
-use crate::images::{Image, digest, image, index_image};
+use crate::fixture::{Image, digest, image, index_image};
 use crate::place::{Place, Run, program};
 use crate::{needs, tests};
 

@@ -72,6 +72,8 @@ pub struct Parts<'a> {
     /// Of a user namespace; empty without one.
     pub uids: &'a [Range],
     pub gids: &'a [Range],
+    /// A user's, who has no cgroup to limit.
+    pub rootless: bool,
 }
 
 pub fn config(parts: &Parts<'_>) -> Value {
@@ -96,12 +98,17 @@ pub fn config(parts: &Parts<'_>) -> Value {
         "mounts": mounts(parts),
         "linux": {
             "namespaces": namespaces(parts),
+            // As Docker has it: in a network of its own a container's users may serve on any port.
+            "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "seccomp": seccomp::profile(parts.architecture),
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
         },
     });
+    if parts.rootless {
+        config["linux"].as_object_mut().into_iter().for_each(|linux| drop(linux.remove("resources")));
+    }
     if !converted.annotations.is_empty() {
         config["annotations"] = json!(converted.annotations);
     }
@@ -212,6 +219,7 @@ mod tests {
             }],
             uids: &range,
             gids: &range,
+            rootless: true,
         };
         let config = config(&parts);
         serde_json::from_value::<oci_spec::runtime::Spec>(config.clone()).unwrap();
@@ -227,6 +235,7 @@ mod tests {
         assert!(!config["mounts"][3]["options"].to_string().contains("gid=5"));
         assert_eq!(config["mounts"][8]["options"], json!(["rbind", "ro"]));
         assert_eq!(config["linux"]["namespaces"][6]["type"], "user");
+        assert!(config["linux"]["resources"].is_null());
         assert_eq!(config["process"]["user"], json!({"uid": 1, "gid": 2, "additionalGids": [3]}));
     }
 }

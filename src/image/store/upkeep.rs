@@ -1,41 +1,68 @@
 //! What nobody waits for: sweeping `tmp/`, emptying the trash, and saying of layers that the disk has them.
 //!
-//! A thread of whatever command comes next does it, and ends with that command wherever it is.
+//! The next command that finds something to do leaves it to a process of its own (`keel-image upkeep`): a thread would
+//! not do, since a program cannot end while one of its threads is in syncfs(2).
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::unistd::syncfs;
 
 use super::Store;
 use crate::error::{Context, Result};
+use crate::image::cli::Global;
 use crate::image::mounted::overlays;
 
-/// After so long the kernel has written what it could (vm.dirty_expire_centisecs), and nobody waits for syncfs(2), the
-/// end of the command least of all.
+/// After so long the kernel has written it anyway (vm.dirty_expire_centisecs): syncfs(2) disturbs nobody then.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// Does it in a thread, for a command that goes on.
-pub fn start(store: &Store) {
-    let path = store.path.clone();
-    // What fails, and a thread that does not start, is the next command's.
-    let _ = std::thread::Builder::new().spawn(move || Store::open(Some(&path)).and_then(|s| s.upkeep()));
+/// Leaves it to another process, if there is something to do.
+pub fn start(store: &Store) -> Result<()> {
+    if store.names("tmp")?.is_empty() && store.names("trash")?.is_empty() && store.settled()?.is_empty() {
+        return Ok(());
+    }
+    // What does not start, or fails, is the next command's.
+    let _ = Command::new("/proc/self/exe")
+        .arg("--store")
+        .arg(&store.path)
+        .arg("upkeep")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    Ok(())
+}
+
+/// `keel-image upkeep`, which no user has to know of.
+pub fn upkeep(global: &Global) -> Result<Vec<u8>> {
+    let store = global.store()?;
+    store.sweep()?;
+    store.sync(&store.settled()?)?;
+    Ok(Vec::new())
 }
 
 impl Store {
-    fn upkeep(&self) -> Result<()> {
-        self.sweep()?;
-        let settled = |name: &String| {
-            let made =
-                fs::metadata(self.path.join("layers").join(name).join("ok")).and_then(|m| m.modified());
-            let age = made.ok().and_then(|made| SystemTime::now().duration_since(made).ok());
+    /// The layers that nobody has said of that the disk has them, and which it must have by now.
+    fn settled(&self) -> Result<Vec<String>> {
+        let is_old = |name: &str| {
+            let ok = self.path.join("layers").join(name).join("ok");
+            let age =
+                fs::metadata(ok).and_then(|meta| meta.modified()).ok().and_then(|made| made.elapsed().ok());
             age.is_some_and(|age| age > SETTLED)
         };
-        let waiting: Vec<_> = self.layers()?.into_iter().filter(settled).collect();
-        self.sync(&waiting)
+        let mut settled = Vec::new();
+        for name in self.layers()? {
+            if is_old(&name) && self.waits_for_sync(&name)? {
+                settled.push(name);
+            }
+        }
+        Ok(settled)
     }
 
     /// Removes what was left in the making or thrown away, and can be.
