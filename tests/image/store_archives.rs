@@ -20,6 +20,8 @@ tests![
     archives_of_several_images_are_loaded_under_their_names,
     an_image_without_a_full_name_needs_one,
     an_archive_comes_from_stdin_and_goes_to_stdout,
+    what_docker_saves_today_is_read_either_way,
+    the_tree_of_an_image_is_the_one_that_umoci_makes,
     all_platforms_of_the_store_are_those_it_has,
     what_is_not_in_the_store_is_not_saved,
     a_root_file_system_becomes_an_image,
@@ -155,6 +157,63 @@ fn an_archive_comes_from_stdin_and_goes_to_stdout() {
     );
     assert!(cut.contains("is cut off"), "{cut}");
     assert_eq!(shell(&place, "ls -A store/tmp | grep -v lock || true"), "");
+}
+
+fn what_docker_saves_today_is_read_either_way() {
+    needs!(root());
+    let place = Place::new();
+    let image = image(&place);
+    // Since version 25: an image layout that has manifest.json besides; layers are plain, as its storage has them.
+    good(&place, &["copy", "--compression=none", "oci:layout:v1", "oci:d:latest"]);
+    let plain = digest(raw(&place, "oci:d").trim_end());
+    let blob = |digest: &str| format!("blobs/sha256/{}", &digest[7..]);
+    let layers: Vec<_> = image.plain.iter().map(|plain| blob(&digest(plain))).collect();
+    let config = blob(&digest(&image.config));
+    let list = json!([{"Config": config, "RepoTags": ["app:latest"], "Layers": layers}]);
+    place.write("d/manifest.json", list.to_string());
+    place.write("d/repositories", "{}");
+    let mut index: Value = serde_json::from_str(&place.read("d/index.json")).unwrap();
+    index["manifests"][0]["annotations"]["io.containerd.image.name"] = json!("docker.io/library/app:latest");
+    place.write("d/index.json", index.to_string());
+    shell(&place, "tar -C d -cf x.tar .");
+    assert_eq!(good(&place, &["load", "x.tar"]), format!("docker.io/library/app:latest@{plain}"));
+    for reference in ["x.tar", "docker-archive:x.tar:app", "docker-archive:x.tar", "oci-archive:x.tar:latest"]
+    {
+        assert_eq!(good(&place, &["inspect", "--config", reference]), image.config, "{reference}");
+    }
+}
+
+fn the_tree_of_an_image_is_the_one_that_umoci_makes() {
+    needs!(root(), program("umoci"), program("setfattr"));
+    let place = Place::new();
+    // What it begins with, and what two containers made of it.
+    shell(
+        &place,
+        &format!(
+            "{TREE}; mkdir -p r/a/b r/c; echo 1 >r/a/1; ln r/a/1 r/a/b/2; touch -d 2001-02-03 r/a r/a/1; chmod 2755 r/c"
+        ),
+    );
+    good(&place, &["import", "r", "app:1", "--cmd=x"]);
+    let script = "change() {
+             $K bundle --pull=never --rootfs=mount --force app:$1 b >/dev/null
+             (cd b/rootfs; eval \"$3\"); $K umount b >/dev/null; $K commit b app:$2 >/dev/null
+         }
+         mount --make-rprivate /
+         change 1 2 'rm -r a/b; echo 2 >a/3; chown 5:6 c; setfattr -n user.x -v y c; rm l; mkdir l; echo l >l/l'
+         change 2 3 'rm -r a; mkdir a; echo 4 >a/4; ln a/4 c/4; ln -s ../a c/a; rm l/l; mkfifo c/f; chmod 4755 bin/sh'";
+    in_own_mounts(&place, script);
+    good(&place, &["save", "app:3", "saved.tar"]);
+    good(&place, &["copy", "saved.tar", "oci:out:v1"]);
+    place.run("umoci", &["unpack", "--image", "out:v1", "umoci"]);
+    good(&place, &["bundle", "--pull=never", "--rootfs=copy", "app:3", "keel"]);
+    shell(
+        &place,
+        "for d in umoci keel; do
+             (cd $d/rootfs; find . -printf '%P %y %m %U:%G %n %T@ %l\\n' | sed -E 's/^([^ ]* d .*) [0-9]+ ([0-9.]+ )$/\\1 \\2/' | sort
+              getfattr -dRh -m- . | grep -v '^$'; find . -type f -exec md5sum {} + | sort) >$d.list
+         done
+         grep -q 'c/4 f' keel.list; diff umoci.list keel.list",
+    );
 }
 
 fn all_platforms_of_the_store_are_those_it_has() {
@@ -529,6 +588,17 @@ fn busybox_bundle(place: &Place, rootfs: &str) {
     good(place, &["bundle", "--pull=never", rootfs, "app", "b"]);
 }
 
+/// A script, to which keel-image is $K, whose mounts nobody else sees.
+fn in_own_mounts(place: &Place, script: &str) {
+    let run = Command::new("unshare")
+        .args(["--mount", "sh", "-euc", script])
+        .env("K", concat!(env!("CARGO_BIN_EXE_keel-image"), " --store=store --quiet"))
+        .current_dir(&place.dir)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
 fn keel() -> Result<(), String> {
     root()?;
     program("busybox")
@@ -572,13 +642,7 @@ fn a_bundle_that_is_mounted_is_committed_once_it_is_not() {
         $K export m whole.tar; $K commit m app:3 2>refused && exit 1; $K umount m >/dev/null; $K commit m app:3 >/dev/null
         $K save app:3 saved.tar >/dev/null";
     busybox_bundle(&place, "--rootfs=overlay");
-    let run = Command::new("unshare")
-        .args(["--mount", "sh", "-euc", script])
-        .env("K", concat!(env!("CARGO_BIN_EXE_keel-image"), " --store=store --quiet"))
-        .current_dir(&place.dir)
-        .output()
-        .unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    in_own_mounts(&place, script);
     assert!(place.read("refused").contains("a container is using it"), "{}", place.read("refused"));
     let names = shell(&place, "tar -tf whole.tar");
     assert!(names.contains("new\n") && !names.contains("gone"), "{names}");

@@ -20,6 +20,8 @@ pub mod walk;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::error::{Context, Result};
 use crate::image::unpack::Owners;
 
@@ -50,6 +52,9 @@ pub struct Packed {
 
 /// Writes the archive of `tops`, of which there are several only with [`Kind::Merged`].
 pub fn pack(tops: Vec<Top>, kind: Kind, out: impl Write) -> Result<Packed> {
+    // Each directory on the way down is held open in each top that has it: the usual 1,024 are few.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context(|| format!("set RLIMIT_NOFILE to {most}"))?;
     let (directories, owners) = tops.into_iter().map(|top| (top.directory, top.owners)).unzip();
     let mut walk = Walk::new(kind, owners, out);
     walk.top(directories)?;
