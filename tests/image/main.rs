@@ -22,6 +22,7 @@ mod mirrors;
 mod pull;
 mod push;
 mod redirects;
+mod rootless;
 mod store;
 mod tags;
 
@@ -43,6 +44,7 @@ const TESTS: &[&[Test]] = &[
     bundle::TESTS,
     bundle_layers::TESTS,
     bundle_refused::TESTS,
+    rootless::TESTS,
 ];
 
 fn main() -> ExitCode {
