@@ -191,6 +191,7 @@ fn a_volume_of_the_users_takes_the_place_of_the_images() {
     place.image_ok(&["bundle", &reference, "web", "--volume", "own:/data:ro"]);
     let run = place.keel("web");
     assert_eq!(run.stdout, "own", "{run:?}");
+    assert!(!place.path("web/volumes").exists());
     assert!(run.stderr.contains("Read-only file system"), "{run:?}");
     let run = place.image(&["bundle", &reference, "other", "--volume", "nowhere:/data"]);
     assert!(
