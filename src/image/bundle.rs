@@ -290,6 +290,7 @@ fn overlay_directories(
             imitate(&top, &upper, owners).context(|| "give upper the mode and owner of the image's root")?;
         }
     }
+    overlay::check_depth(lowers.len())?;
     Ok(lowers)
 }
 

@@ -25,6 +25,7 @@ mod mirrors;
 mod pull;
 mod push;
 mod redirects;
+mod rootless;
 mod store;
 mod store_archives;
 mod tags;
@@ -50,6 +51,7 @@ const TESTS: &[&[Test]] = &[
     bundle::TESTS,
     bundle_layers::TESTS,
     bundle_refused::TESTS,
+    rootless::TESTS,
 ];
 
 fn main() -> ExitCode {
