@@ -10,8 +10,8 @@ use keel::error::{Context, Error};
 use keel::image::cli::{CommandLine, exit_code, run};
 
 fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
-    let printed = run(&command_line).and_then(|result| {
+    let mut command_line = CommandLine::parse();
+    let printed = run(&mut command_line).and_then(|result| {
         let mut stdout = stdout();
         stdout.write_all(&result).and_then(|()| stdout.flush()).context(|| "write to stdout")
     });

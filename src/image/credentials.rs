@@ -116,7 +116,8 @@ impl Credentials {
 
     fn first(&self) -> Result<(PathBuf, Map<String, Value>)> {
         let path = self.files.first().ok_or_else(|| {
-            Error::new("find the file for credentials: there is no $HOME\n  Name one with --creds-file.")
+            Error::new("find the file for credentials: there is no $HOME")
+                .with_way_out("Name one with --creds-file.")
         })?;
         Ok((path.clone(), read(path)?))
     }

@@ -151,6 +151,11 @@ impl<R: Read> Verified<R> {
         let hasher = Some(Hasher::new(digest.algorithm));
         Self { inner, what, digest: digest.clone(), hasher, left: size }
     }
+
+    /// The stream that nobody has read from yet, for who holds it to size and digest himself.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
 }
 
 impl<R: Read> Read for Verified<R> {

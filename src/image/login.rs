@@ -46,19 +46,26 @@ fn read_password() -> Result<String> {
 
 /// Asks on the terminal; what is typed shows only if `echo`.
 fn ask(prompt: &str, echo: bool) -> Result<String> {
-    let what = || "ask on the terminal\n  Without one: --user USER --password-stdin.";
+    ask_terminal(prompt, echo).map_err(|error| {
+        error
+            .because("ask on the terminal".to_owned())
+            .with_way_out("Without one: --user USER --password-stdin.")
+    })
+}
+
+fn ask_terminal(prompt: &str, echo: bool) -> Result<String> {
     let stdin = stdin();
-    let before = tcgetattr(&stdin).context(what)?;
+    let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
     silent.local_flags.set(LocalFlags::ECHO, echo);
-    stderr().write_all(prompt.as_bytes()).context(what)?;
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent).context(what)?;
+    stderr().write_all(prompt.as_bytes())?;
+    tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
     let mut line = String::new();
     let read = stdin.lock().read_line(&mut line);
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &before).context(what)?;
+    tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
     if !echo {
-        stderr().write_all(b"\n").context(what)?;
+        stderr().write_all(b"\n")?;
     }
-    read.context(what)?;
+    read?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

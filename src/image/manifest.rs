@@ -20,11 +20,11 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// How many indexes are followed down to a manifest.
-const MOST_INDEXES: usize = 4;
+pub const MOST_INDEXES: usize = 4;
 
 /// What is let pass.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +88,8 @@ pub struct Config {
     pub platform: Platform,
     /// Of each layer's tar archive, the lowest first; as many as layers.
     pub diff_ids: Vec<Digest>,
+    /// When it was made, as it says.
+    pub created: Option<String>,
 }
 
 /// A manifest or an index as it came, with its digest verified.
@@ -125,6 +127,37 @@ impl Document {
     }
 }
 
+/// What a manifest or an index is made of, whatever it is for: signatures and attestations are copied, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    pub manifests: Vec<Descriptor>,
+    /// The config, and the layers.
+    pub blobs: Vec<Descriptor>,
+}
+
+impl Parts {
+    /// See [`Document::parse`].
+    pub fn of(bytes: &[u8], media_type: Option<&str>, limits: &Limits, name: &str) -> Result<Self> {
+        if bytes.len() as u64 > limits.manifest {
+            return Err(too_large(name, limits.manifest));
+        }
+        read(bytes, name, |root| {
+            if root_kind(root, media_type)?.is_none() {
+                return Ok(None);
+            }
+            let (manifests, layers) = (root.objects("manifests"), root.objects("layers"));
+            if manifests.len().max(layers.len()) > limits.layers {
+                let message = format!("more than the {} parts that are let pass", limits.layers);
+                return Err(Error::of_kind(Kind::Limit, message));
+            }
+            let blobs: Vec<_> = root.object("config").into_iter().chain(layers).collect();
+            let [manifests, blobs] =
+                [manifests, blobs].map(|nodes| nodes.iter().map(descriptor).collect::<Option<Vec<_>>>());
+            Ok(manifests.zip(blobs).map(|(manifests, blobs)| Self { manifests, blobs }))
+        })
+    }
+}
+
 /// Whether it is an index, or None with the problem reported.
 fn root_kind(root: &Node, media_type: Option<&str>) -> Result<Option<bool>> {
     let own = root.string("mediaType");
@@ -132,7 +165,8 @@ fn root_kind(root: &Node, media_type: Option<&str>) -> Result<Option<bool>> {
     let is_old =
         |media_type: &str| media_type.starts_with("application/vnd.docker.distribution.manifest.v1+");
     if version == Some(1) || own.or(media_type).is_some_and(is_old) {
-        return Err(Error::new("schema 1 is not supported\n  Push the image again with a tool of today."));
+        return Err(Error::new("schema 1 is not supported")
+            .with_way_out("Push the image again with a tool of today."));
     }
     if version != Some(2) {
         root.problem("schemaVersion", "must be 2");
@@ -277,14 +311,15 @@ impl Config {
                 Digest::parse(text).map_err(|why| rootfs.report().problem(field, why)).ok()
             });
             let diff_ids = diff_ids.collect();
+            let created = root.string("created").map(str::to_owned);
             let platform = os.zip(architecture).map(|(os, arch)| Platform::new(os, arch, variant));
-            Ok(platform.map(|platform| Self { platform, diff_ids }))
+            Ok(platform.map(|platform| Self { platform, diff_ids, created }))
         })
     }
 }
 
 /// Reads a document; without a problem there is a result.
-fn read<T>(bytes: &[u8], name: &str, read: impl FnOnce(&Node) -> Result<Option<T>>) -> Result<T> {
+pub(super) fn read<T>(bytes: &[u8], name: &str, read: impl FnOnce(&Node) -> Result<Option<T>>) -> Result<T> {
     let report = Report::default();
     let named = |error: Error| error.because(name.to_owned());
     let malformed = |error: Error| error.with_kind(Kind::Integrity);
@@ -318,10 +353,8 @@ pub fn select<'a>(index: &'a [Descriptor], platform: &Platform) -> Result<&'a De
         there.dedup();
         there.truncate(40);
         let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-        Error::of_kind(
-            Kind::NotFound,
-            format!("the image is not there for {platform}\n  There are: {there}. Take one with --platform."),
-        )
+        Error::of_kind(Kind::NotFound, format!("the image is not there for {platform}"))
+            .with_way_out(format!("There are: {there}. Take one with --platform."))
     })
 }
 
@@ -462,11 +495,7 @@ mod tests {
     fn what_is_no_image_of_today_is_not_supported() {
         let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
         for (at, value, reason) in [
-            (
-                "/schemaVersion",
-                json!(1),
-                "schema 1 is not supported\n  Push the image again with a tool of today.",
-            ),
+            ("/schemaVersion", json!(1), "schema 1 is not supported"),
             (
                 "/config/mediaType",
                 json!("application/x.helm+json"),
@@ -565,9 +594,11 @@ mod tests {
         let error = select(&all[1..], &Platform::parse("riscv64").unwrap()).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         assert_eq!(
-            error.to_string(),
-            "the image is not there for linux/riscv64\n  There are: linux/arm/v5, linux/arm/v6, linux/amd64. \
-             Take one with --platform."
+            (error.to_string().as_str(), error.way_out()),
+            (
+                "the image is not there for linux/riscv64",
+                Some("There are: linux/arm/v5, linux/arm/v6, linux/amd64. Take one with --platform.")
+            )
         );
     }
 

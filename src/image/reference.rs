@@ -69,8 +69,8 @@ impl Reference {
                 None if is_path || text.contains(".tar") => {
                     let way_out =
                         "If it is a compressed one, say which: docker-archive:FILE or oci-archive:FILE.";
-                    let message = format!("{}: the file is no tar archive of an image\n  {way_out}", what());
-                    return Err(Error::new(message));
+                    let message = format!("{}: the file is no tar archive of an image", what());
+                    return Err(Error::new(message).with_way_out(way_out));
                 }
                 // A file that has an image's name by chance.
                 None => (),
@@ -81,7 +81,7 @@ impl Reference {
         }
         let why = if path.exists() { "there is no oci-layout in it" } else { "there is no such file" };
         let way_out = "With a tag it is oci:PATH:TAG or docker-archive:FILE:TAG.";
-        Err(Error::of_kind(Kind::NotFound, format!("{}: {why}\n  {way_out}", what())))
+        Err(Error::of_kind(Kind::NotFound, format!("{}: {why}", what())).with_way_out(way_out))
     }
 
     /// The same without a look at the files.
@@ -111,9 +111,8 @@ impl Named {
             return Err(Error::new("the reference of an image is empty"));
         }
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Error::new(format!(
-                "reference {text:?}: an id is no name\n  A digest comes after one: NAME@sha256:{text}"
-            )));
+            return Err(Error::new(format!("reference {text:?}: an id is no name"))
+                .with_way_out(format!("A digest comes after one: NAME@sha256:{text}")));
         }
         let (name_and_tag, digest) = text.split_once('@').map_or((text, None), |(name, d)| (name, Some(d)));
         let digest_at = name_and_tag.len() + 1;

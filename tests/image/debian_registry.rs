@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use keel::image::digest::Digest;
 use keel::image::platform::Platform;
-use keel::image::registry::push::{Pushed, Source};
+use keel::image::registry::push::Pushed;
 use keel::image::registry::{Client, Options};
+use keel::image::section::Section;
 use serde_json::json;
 
 use crate::place::{Place, config, descriptor, limits, manifest, named, noise, program};
@@ -24,9 +25,9 @@ tests![
     a_password_is_asked_for_and_taken,
 ];
 
-struct Registry {
+pub struct Registry {
     process: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Drop for Registry {
@@ -38,7 +39,7 @@ impl Drop for Registry {
 }
 
 /// With more lines of its config.yml, below `http:` and at the top.
-fn registry(place: &Place, http: &str, top: &str) -> Registry {
+pub fn registry(place: &Place, http: &str, top: &str) -> Registry {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let storage = place.path("storage");
@@ -126,8 +127,8 @@ fn what_is_pushed_is_what_skopeo_pulls() {
     let push = |to: &str, bytes: &[u8], from: Option<&str>| {
         let named = |name: &str| named(&format!("{}/{name}", registry.address));
         let file = File::open(place.write("blob", bytes)).unwrap();
-        let source = Source { file: &file, start: 0, size: bytes.len() as u64 };
-        client.push_blob(&named(to), &Digest::of(bytes), source, from.map(named).as_ref()).unwrap()
+        let open = || Section::whole(file);
+        client.push_blob(&named(to), &Digest::of(bytes), from.map(named).as_ref(), open).unwrap()
     };
     let config = config().to_string();
     assert_eq!(push("test/app", &layer, None), Pushed::Sent);

@@ -2,18 +2,32 @@
 //! that does what a hostile one would.
 #![deny(unsafe_code)]
 
+#[allow(dead_code, reason = "the tests of unpack use the rest")]
+#[path = "../unpack/archive.rs"]
+mod archive;
+mod fixture;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod images;
 mod place;
 mod server;
 
+mod archives;
 mod auth;
 mod blobs;
+mod bundle;
+mod bundle_layers;
+mod bundle_refused;
+mod copy;
 mod debian_registry;
 mod manifests;
 mod mirrors;
+mod pull;
 mod push;
 mod redirects;
+mod rootless;
+mod store;
+mod store_archives;
 mod tags;
 
 use std::process::ExitCode;
@@ -29,6 +43,15 @@ const TESTS: &[&[Test]] = &[
     mirrors::TESTS,
     push::TESTS,
     debian_registry::TESTS,
+    copy::TESTS,
+    archives::TESTS,
+    store_archives::TESTS,
+    pull::TESTS,
+    store::TESTS,
+    bundle::TESTS,
+    bundle_layers::TESTS,
+    bundle_refused::TESTS,
+    rootless::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use keel::image::digest::Digest;
-use keel::image::registry::push::{Pushed, Source};
+use keel::image::registry::push::Pushed;
+use keel::image::section::Section;
 
 use crate::place::{Place, named, noise};
 use crate::server::{Reply, Server};
@@ -25,9 +26,9 @@ fn push(server: &Server, blob: &[u8], from: Option<&str>) -> keel::error::Result
     // In the midst of a file, as in an archive.
     let path = place.write("blob", [b"before", blob, b"after"].concat());
     let file = File::open(path).unwrap();
-    let source = Source { file: &file, start: 6, size: blob.len() as u64 };
+    let section = Section::new(Arc::new(file), 6, blob.len() as u64);
     let named = |repository: &str| named(&format!("{}/{repository}", server.address));
-    place.client().push_blob(&named("test/app"), &Digest::of(blob), source, from.map(named).as_ref())
+    place.client().push_blob(&named("test/app"), &Digest::of(blob), from.map(named).as_ref(), || Ok(section))
 }
 
 const UPLOADS: &str = "/v2/test/app/blobs/uploads/";

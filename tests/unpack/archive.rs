@@ -1,7 +1,9 @@
 //! Archives made by hand, so that they can be wrong.
 
 use keel::image::unpack::{Compression, LayerSpec, Limits, Mode, Options, Owners, Unpacked, unpack};
+use keel::sys::fs::fgetxattr;
 use sha2::{Digest, Sha256};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -254,12 +256,20 @@ fn walk(dir: &Path, see: &mut impl FnMut(&Path, &fs::Metadata)) {
     }
 }
 
-/// As getfattr(1) has them.
+/// Of a file or a directory, as getfattr(1) has them in hexadecimal.
 pub fn xattrs(path: &Path) -> String {
-    let run = std::process::Command::new("getfattr")
-        .args(["-h", "-d", "-m-", "-e", "hex", "--absolute-names"])
-        .arg(path)
-        .output();
-    let text = run.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect::<Vec<_>>().join(" ")
+    let meta = fs::symlink_metadata(path).unwrap();
+    if !meta.is_file() && !meta.is_dir() {
+        return String::new();
+    }
+    let file = File::open(path).unwrap();
+    let mut names: Vec<_> = keel::image::unpack::xattr::list(&file).unwrap();
+    names.sort();
+    let line = |name: &CString| {
+        let mut value = [0; 4096];
+        let size = fgetxattr(&file, name, &mut value).unwrap();
+        let hex: String = value[..size].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}=0x{hex}", name.to_string_lossy())
+    };
+    names.iter().map(line).collect::<Vec<_>>().join(" ")
 }

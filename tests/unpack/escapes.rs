@@ -6,7 +6,17 @@ use keel::error::Kind;
 use keel::image::unpack::{Mode, Options};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, list, options, snapshot};
-use crate::root;
+use crate::{needs, root, tests};
+
+tests![
+    no_name_leads_out,
+    links_among_the_parents_stay_inside,
+    links_of_an_earlier_layer_stay_inside,
+    nothing_is_done_through_a_link_in_the_last_place,
+    hard_links_stay_inside,
+    the_root_stays_a_directory,
+    a_process_that_renames_in_the_tree_leads_nowhere,
+];
 
 /// What comes of a layer: an error that has this text, or these files.
 enum Outcome {
@@ -48,11 +58,8 @@ fn try_both(what: &str, make: impl Fn(&Place) -> Tar, expected: Outcome) {
     }
 }
 
-#[test]
 fn no_name_leads_out() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let table: &[(&str, Outcome)] = &[
         ("../outside/new", Refused("leads out of the layer")),
         ("a/../../outside/new", Refused("leads out of the layer")),
@@ -79,11 +86,8 @@ fn no_name_leads_out() {
     }
 }
 
-#[test]
 fn links_among_the_parents_stay_inside() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     try_both(
         "relative link out",
         |_| Tar::new().symlink("a", "../outside").file("a/passwd", "evil"),
@@ -122,11 +126,8 @@ fn links_among_the_parents_stay_inside() {
     }
 }
 
-#[test]
 fn links_of_an_earlier_layer_stay_inside() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("earlier");
     let first = Tar::new().symlink("a", "../outside").symlink("b", &place.outside("passwd")).dir("d");
     let second = Tar::new().file("a/passwd", "evil").file("a/.wh.link", "").file("a/.wh..wh..opq", "");
@@ -134,11 +135,8 @@ fn links_of_an_earlier_layer_stay_inside() {
     try_layers("earlier", Mode::Apply, &[first, second.file("b", "evil")], &place, &expected);
 }
 
-#[test]
 fn nothing_is_done_through_a_link_in_the_last_place() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("last");
     let link = |name: &str| Tar::new().symlink("a", &place.outside(name));
     let mut directory = Header::new("a", b'5');
@@ -156,11 +154,8 @@ fn nothing_is_done_through_a_link_in_the_last_place() {
     }
 }
 
-#[test]
 fn hard_links_stay_inside() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     try_both(
         "to dot dot",
         |_| Tar::new().hardlink("a", "../outside/passwd"),
@@ -212,11 +207,8 @@ fn hard_links_stay_inside() {
     try_layers("removed", Mode::Apply, &layers, &place, &Refused("does not exist"));
 }
 
-#[test]
 fn the_root_stays_a_directory() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     for name in [".", "/", "./", "/."] {
         let layer =
             |place: &Place| Tar::new().symlink(name, &place.outside("directory")).file("file", "evil");
@@ -229,11 +221,8 @@ fn the_root_stays_a_directory() {
     }
 }
 
-#[test]
 fn a_process_that_renames_in_the_tree_leads_nowhere() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("renames");
     let outside = snapshot(&place.0.join("outside"));
     let top = place.root();

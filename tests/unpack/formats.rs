@@ -7,7 +7,15 @@ use keel::error::Kind;
 use keel::image::unpack::Mode;
 
 use crate::archive::{Header, OVERLAY, Place, Tar, put, record, summed};
-use crate::root;
+use crate::{needs, root, tests};
+
+tests![
+    what_is_ambiguous_is_refused,
+    the_end_is_two_blocks_or_the_streams,
+    only_regular_files_have_bodies_and_a_slash_makes_a_directory,
+    long_names_and_numbers_are_read,
+    sparse_files_are_as_they_were,
+];
 
 fn changed(header: Header, change: impl FnOnce(&mut [u8; 512])) -> [u8; 512] {
     let mut block = header.block();
@@ -19,11 +27,8 @@ fn sized(kind: u8, size: u64) -> Header {
     Header { size, ..Header::new("a", kind) }
 }
 
-#[test]
 fn what_is_ambiguous_is_refused() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let file = || Tar::new().file("a", "x");
     let global = |key, value: &[u8]| Tar::new().entry(b'g', "g", &record(key, value)).file("a", "x");
     let pax = |key, value: &[u8]| Tar::new().pax(&[(key, value)]).file("a", "x");
@@ -108,11 +113,8 @@ fn what_is_ambiguous_is_refused() {
     }
 }
 
-#[test]
 fn the_end_is_two_blocks_or_the_streams() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let layer = Tar::new().file("a", "x");
     let zeroes = |n: usize| [layer.0.clone(), vec![0; n]].concat();
     let after = [zeroes(1024), Tar::new().file("b", "x").end()].concat();
@@ -125,11 +127,8 @@ fn the_end_is_two_blocks_or_the_streams() {
     assert_eq!(place.unpack_with(b"", &crate::archive::options(OVERLAY)).unwrap().entries, 0);
 }
 
-#[test]
 fn only_regular_files_have_bodies_and_a_slash_makes_a_directory() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("bodies");
     let with_size = |name: &str, kind: u8, link: &str| Header {
         size: 512,
@@ -148,11 +147,8 @@ fn only_regular_files_have_bodies_and_a_slash_makes_a_directory() {
     assert_eq!(place.list(), ["d dir", "e dir", "f file 3", "g file 2", "h file 3", "l -> x"]);
 }
 
-#[test]
 fn long_names_and_numbers_are_read() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("long");
     let name = |c: char| c.to_string().repeat(200);
     let prefixed = changed(Header::new("name", b'0'), |block| put(&mut block[345..500], "pre/fix".into()));
@@ -184,11 +180,8 @@ fn long_names_and_numbers_are_read() {
 }
 
 /// GNU tar writes them, in each of its formats.
-#[test]
 fn sparse_files_are_as_they_were() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("sparse");
     let script = "cd outside && truncate -s 3000000 holes && for i in 0 7 90 100 200 201 333 444 555 600 700; do \
         printf data$i | dd of=holes bs=4096 seek=$i conv=notrunc status=none; done && truncate -s 5000000 empty && \

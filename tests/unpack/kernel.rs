@@ -12,10 +12,18 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, list, options, snapshot, spec, xattrs};
-use crate::root;
+use crate::{needs, root, tests};
+
+tests![
+    the_kernel_shows_layers_as_applying_them_does,
+    a_disk_that_fills_up_is_no_space,
+    child,
+    a_user_namespace_is_enough,
+    a_sudden_death_changes_nothing_outside_and_can_be_repeated,
+];
 
 /// Runs with mounts that nobody else sees, which end with the thread.
-fn with_own_mounts<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+pub fn with_own_mounts<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -55,11 +63,8 @@ fn layers() -> [Tar; 4] {
     ]
 }
 
-#[test]
 fn the_kernel_shows_layers_as_applying_them_does() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let (overlay, applied) = (Place::new("kernel"), Place::new("applied"));
     let mut lowers = Vec::new();
     for (i, layer) in layers().into_iter().enumerate() {
@@ -85,11 +90,8 @@ fn the_kernel_shows_layers_as_applying_them_does() {
     );
 }
 
-#[test]
 fn a_disk_that_fills_up_is_no_space() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("full");
     with_own_mounts(|| {
         mount(Some("tmpfs"), &place.root(), Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
@@ -110,7 +112,6 @@ fn program(before: &[&str], place: &Place, mode: &str) -> Command {
     command
 }
 
-#[test]
 fn child() {
     let Some(place) = std::env::var_os("KEEL_UNPACK_CHILD") else { return };
     let mode = match std::env::var("KEEL_UNPACK_MODE").as_deref() {
@@ -122,11 +123,8 @@ fn child() {
     unpack(&plain[..], &spec(&plain, &plain, Compression::None), target.into(), &options(mode)).unwrap();
 }
 
-#[test]
 fn a_user_namespace_is_enough() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("user-namespace");
     let owned = Header { uid: 5, gid: 6, mode: 0o4755, ..Header::new("d/owned", b'0') };
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -165,11 +163,8 @@ fn a_user_namespace_is_enough() {
     assert!(xattrs(&place.root().join("ping")).starts_with("security.capability=0x01000003"));
 }
 
-#[test]
 fn a_sudden_death_changes_nothing_outside_and_can_be_repeated() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("killed");
     let mut layer = Tar::new();
     for i in 0..3000 {

@@ -8,7 +8,19 @@ use std::process::Command;
 use keel::image::unpack::{Compression, Mode, Options, Owners, Range, unpack};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, options, snapshot, spec, xattrs};
-use crate::root;
+use crate::{needs, program, root, tests};
+
+tests![
+    whiteouts_take_away_what_lower_layers_brought,
+    a_layer_for_overlayfs_carries_its_whiteouts,
+    a_duplicate_replaces_what_it_repeats,
+    modes_owners_times_and_attributes_are_the_layers,
+    a_directory_of_a_lower_layer_takes_the_new_attributes_and_else_keeps_its_own,
+    devices_are_made_only_when_asked_for,
+    owners_are_kept_mapped_or_squashed,
+    a_real_tree_is_as_gnu_tar_and_bsdtar_unpack_it,
+    layers_on_each_other_are_as_umoci_unpacks_them,
+];
 
 fn apply(layers: &[Tar]) -> Vec<String> {
     let place = Place::new("apply");
@@ -18,11 +30,8 @@ fn apply(layers: &[Tar]) -> Vec<String> {
     place.list()
 }
 
-#[test]
 fn whiteouts_take_away_what_lower_layers_brought() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let base =
         || Tar::new().dir("a").file("a/1", "").dir("a/b").file("a/b/2", "").file("c", "").symlink("l", "a");
     let table: &[(Tar, &[&str])] = &[
@@ -73,11 +82,8 @@ fn whiteouts_take_away_what_lower_layers_brought() {
     }
 }
 
-#[test]
 fn a_layer_for_overlayfs_carries_its_whiteouts() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("overlay");
     let layer = Tar::new()
         .file("a/.wh.1", "")
@@ -133,11 +139,8 @@ fn a_layer_for_overlayfs_carries_its_whiteouts() {
     assert_eq!(xattrs(&place.root().join("b")), "user.overlay.opaque=0x79");
 }
 
-#[test]
 fn a_duplicate_replaces_what_it_repeats() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     for mode in [OVERLAY, Mode::Apply] {
         let place = Place::new("duplicates");
         let layer = Tar::new()
@@ -157,11 +160,8 @@ fn a_duplicate_replaces_what_it_repeats() {
     }
 }
 
-#[test]
 fn modes_owners_times_and_attributes_are_the_layers() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("attributes");
     let header = |name: &str, kind, mode, uid, gid| Header { mode, uid, gid, ..Header::new(name, kind) };
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -211,11 +211,8 @@ fn modes_owners_times_and_attributes_are_the_layers() {
     assert_eq!(unpacked.warnings, warnings);
 }
 
-#[test]
 fn a_directory_of_a_lower_layer_takes_the_new_attributes_and_else_keeps_its_own() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("lower");
     let layer =
         Tar::new().pax(&[("SCHILY.xattr.user.old", b"1")]).dir("a").dir("b").dir("b/c").file("b/c/x", "");
@@ -236,11 +233,8 @@ fn a_directory_of_a_lower_layer_takes_the_new_attributes_and_else_keeps_its_own(
     assert_eq!(place.list(), ["a dir", "b dir", "b/c dir", "b/c/y file 0"]);
 }
 
-#[test]
 fn devices_are_made_only_when_asked_for() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let layer = || {
         Tar::new().device("dev/null", b'3', (1, 3)).device("dev/sda", b'4', (8, 0)).hardlink("n", "dev/null")
     };
@@ -255,11 +249,8 @@ fn devices_are_made_only_when_asked_for() {
     assert_eq!(fs::metadata(place.root().join("dev/sda")).unwrap().rdev(), libc::makedev(8, 0));
 }
 
-#[test]
 fn owners_are_kept_mapped_or_squashed() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let layer = || {
         let header = |name: &str, kind| Header { uid: 5, gid: 6, ..Header::new(name, kind) };
         Tar::new().header(header("f", b'0')).header(header("d", b'5')).header(header("p", b'6')).end()
@@ -283,11 +274,8 @@ fn owners_are_kept_mapped_or_squashed() {
 }
 
 /// A tree like a system's, packed by GNU tar, unpacked by all.
-#[test]
 fn a_real_tree_is_as_gnu_tar_and_bsdtar_unpack_it() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let place = Place::new("real");
     let script = r#"
         mkdir src gnu bsd && cd src
@@ -327,11 +315,8 @@ fn same(ours: &[String], theirs: &[String]) {
 }
 
 /// Layers that change each other's files, against umoci.
-#[test]
 fn layers_on_each_other_are_as_umoci_unpacks_them() {
-    if !root() || Command::new("umoci").arg("--version").output().is_err() {
-        return;
-    }
+    needs!(root(), program("umoci"));
     let place = Place::new("umoci");
     let layers = [
         Tar::new()

@@ -7,7 +7,19 @@ use keel::error::{Error, Kind};
 use keel::image::unpack::{Compression, LayerSpec, Limits, Options, unpack};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, digest, options, spec};
-use crate::root;
+use crate::{needs, root, tests};
+
+tests![
+    every_compression_unpacks_in_one_or_several_members,
+    a_damaged_blob_is_an_error_wherever_it_ends,
+    digests_and_size_are_checked,
+    an_endless_body_ends_at_its_size,
+    a_window_of_two_gigabytes_is_refused,
+    each_limit_has_its_error,
+    a_bomb_is_stopped_early,
+    a_full_disk_is_told_from_other_errors,
+    a_stream_that_breaks_says_why,
+];
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
@@ -28,11 +40,8 @@ fn fails(stream: impl Read + Send, spec: &LayerSpec, options: &Options) -> Error
     unpack(stream, spec, place.target(), options).map(drop).expect_err("it is damaged")
 }
 
-#[test]
 fn every_compression_unpacks_in_one_or_several_members() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let plain = layer();
     let (start, end) = plain.split_at(1000);
     let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3], &zstd(&plain)[..]].concat();
@@ -54,11 +63,8 @@ fn every_compression_unpacks_in_one_or_several_members() {
     }
 }
 
-#[test]
 fn a_damaged_blob_is_an_error_wherever_it_ends() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let plain = layer();
     for (compression, blob) in [(Compression::Gzip, gzip(&plain)), (Compression::Zstd, zstd(&plain))] {
         let double = [blob.clone(), blob.clone()].concat();
@@ -77,11 +83,8 @@ fn a_damaged_blob_is_an_error_wherever_it_ends() {
     }
 }
 
-#[test]
 fn digests_and_size_are_checked() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let plain = layer();
     for (compression, blob) in [(Compression::None, plain.clone()), (Compression::Gzip, gzip(&plain))] {
         let good = spec(&blob, &plain, compression);
@@ -117,14 +120,12 @@ fn digests_and_size_are_checked() {
     unpack(&blob[..], &spec(&blob, &longer, Compression::Gzip), place.target(), &options(OVERLAY)).unwrap();
 }
 
-#[test]
 fn an_endless_body_ends_at_its_size() {
     let spec = LayerSpec { size: 10_000_000, ..spec(b"", b"", Compression::Gzip) };
     let error = fails(std::io::repeat(0), &spec, &options(OVERLAY));
     assert!(error.to_string().contains("the blob is longer than the 10000000 bytes"), "{error}");
 }
 
-#[test]
 fn a_window_of_two_gigabytes_is_refused() {
     // Frame header: no content size, window descriptor for 2 GiB; then an empty last block.
     let blob = [0x28, 0xb5, 0x2f, 0xfd, 0x00, (31 - 10) << 3, 1, 0, 0];
@@ -136,11 +137,8 @@ fn a_window_of_two_gigabytes_is_refused() {
     );
 }
 
-#[test]
 fn each_limit_has_its_error() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let file = |data: &[u8]| Tar::new().file("a", data);
     let long = vec![b'x'; 300];
     let deep = "d/".repeat(90);
@@ -177,11 +175,8 @@ fn each_limit_has_its_error() {
     }
 }
 
-#[test]
 fn a_bomb_is_stopped_early() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     for (compression, key) in [(Compression::Gzip, "bytes"), (Compression::Zstd, "ratio")] {
         let plain = Tar::new().file("a", vec![0; 100 << 20]).end();
         let blob = if key == "bytes" { gzip(&plain) } else { zstd(&plain) };
@@ -193,11 +188,8 @@ fn a_bomb_is_stopped_early() {
     }
 }
 
-#[test]
 fn a_full_disk_is_told_from_other_errors() {
-    if !root() {
-        return;
-    }
+    needs!(root());
     let mut low = options(OVERLAY);
     low.limits.free = 100;
     let plain = layer();
@@ -206,7 +198,6 @@ fn a_full_disk_is_told_from_other_errors() {
     assert!(error.to_string().contains("less than 100 % of the disk is free"), "{error}");
 }
 
-#[test]
 fn a_stream_that_breaks_says_why() {
     struct Broken;
     impl Read for Broken {

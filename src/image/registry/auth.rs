@@ -141,18 +141,18 @@ impl Client {
         }
         let response = self.http.send(&request)?;
         if response.status() != StatusCode::OK {
-            let error = refusal(&request, response);
-            let why = match (had_credential, trusted) {
-                (true, false) => format!(
-                    "\n  {} is not in the registry's domain, and was not given the password.",
+            let error = refusal(&request, response).with_kind(Kind::Denied);
+            return Err(match (had_credential, trusted) {
+                (true, false) => error.with_way_out(format!(
+                    "{} is not in the registry's domain, and was not given the password.",
                     origin.host
-                ),
-                (false, _) => {
-                    format!("\n  Nothing was said of who asks: keel-image login {}.", endpoint.registry)
-                }
-                _ => String::new(),
-            };
-            return Err(Error::of_kind(Kind::Denied, format!("{error}{why}")));
+                )),
+                (false, _) => error.with_way_out(format!(
+                    "Nothing was said of who asks: keel-image login {}.",
+                    endpoint.registry
+                )),
+                _ => error,
+            });
         }
         let answer = read_all(response, MOST_OF_TOKEN, "the token")?;
         let answer: Value =

@@ -270,11 +270,10 @@ fn tls_fault(error: &ureq::Error) -> Option<&rustls::Error> {
 fn tls_error(error: &rustls::Error, uri: &Uri) -> Error {
     let host = uri.authority().map_or("", |authority| authority.as_str());
     match error {
-        rustls::Error::InvalidMessage(_) => Error::new(format!(
-            "the other side does not speak TLS\n  If it may do without: --insecure {host}."
-        )),
-        rustls::Error::InvalidCertificate(_) => Error::new(format!(
-            "{error}\n  Name the authority that has signed it with --ca FILE, or trust any certificate with --insecure {host}."
+        rustls::Error::InvalidMessage(_) => Error::new("the other side does not speak TLS")
+            .with_way_out(format!("If it may do without: --insecure {host}.")),
+        rustls::Error::InvalidCertificate(_) => Error::new(error.to_string()).with_way_out(format!(
+            "Name the authority that has signed it with --ca FILE, or trust any certificate with --insecure {host}."
         )),
         _ => Error::new(format!("TLS: {error}")),
     }

@@ -227,7 +227,7 @@ impl Client {
         let error = refusal(request, response);
         let registry = &endpoint.registry;
         let way_out = format!("It may not be there, or not for you: keel-image login {registry}.");
-        Error::of_kind(Kind::Denied, format!("{error}\n  {way_out}"))
+        error.with_kind(Kind::Denied).with_way_out(way_out)
     }
 }
 

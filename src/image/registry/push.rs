@@ -1,8 +1,6 @@
 //! Uploads of blobs: what the registry has is not sent, what another of its repositories has is mounted from there,
 //! and a big one that breaks off goes on where it ended.
 
-use std::fs::File;
-
 use ureq::http::header::{CONTENT_TYPE, LOCATION, RANGE};
 use ureq::http::{HeaderName, Method, StatusCode, Uri};
 
@@ -14,6 +12,7 @@ use super::{Client, Endpoint};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Named;
+use crate::image::section::Section;
 
 /// Up to here one request does it all.
 const SMALL: u64 = 4 << 20; // bytes
@@ -28,28 +27,15 @@ pub enum Pushed {
     Sent,
 }
 
-/// A blob's bytes: a part of a file, which stays as it is.
-#[derive(Clone, Copy)]
-pub struct Source<'a> {
-    pub file: &'a File,
-    pub start: u64, // bytes
-    pub size: u64,  // bytes
-}
-
-impl Source<'_> {
-    fn from(&self, at: u64) -> Content<'_> {
-        Content::Part { file: self.file, start: self.start + at, length: self.size - at }
-    }
-}
-
 impl Client {
-    /// Puts a blob into a repository. `mount_from` is another repository of this registry that may have it.
+    /// Puts a blob into a repository. `mount_from` is another repository of this registry that may have it; the bytes
+    /// are asked for only if they have to be sent.
     pub fn push_blob(
         &self,
         named: &Named,
         digest: &Digest,
-        source: Source<'_>,
         mount_from: Option<&Named>,
+        open: impl FnOnce() -> Result<Section>,
     ) -> Result<Pushed> {
         let endpoint = self.endpoint(named)?;
         let what = || format!("push blob {digest} to {}", named.name());
@@ -58,15 +44,19 @@ impl Client {
         }
         let mount_from = mount_from.filter(|from| from.registry == named.registry);
         let mut backoff = Backoff::default();
+        let Some(mut location) = self.begin(&endpoint, digest, mount_from).context(what)? else {
+            return Ok(Pushed::Mounted);
+        };
+        let blob = open()?;
         loop {
-            let Some(location) = self.begin(&endpoint, digest, mount_from).context(what)? else {
-                return Ok(Pushed::Mounted);
-            };
-            match self.upload(&endpoint, location, digest, source, &mut backoff) {
+            match self.upload(&endpoint, location, digest, &blob, &mut backoff) {
                 Ok(()) => return Ok(Pushed::Sent),
                 // With a session of its own: nobody knows what is left of this one.
                 Err(failure) => backoff.wait(failure, self.http.notify).context(what)?,
             }
+            let again = self.begin(&endpoint, digest, None).context(what)?;
+            let Some(next) = again else { return Ok(Pushed::Mounted) };
+            location = next;
         }
     }
 
@@ -105,20 +95,20 @@ impl Client {
         endpoint: &Endpoint,
         mut session: Uri,
         digest: &Digest,
-        source: Source<'_>,
+        blob: &Section,
         backoff: &mut Backoff,
     ) -> Result<(), Failure> {
-        if source.size <= SMALL {
-            return self.finish(endpoint, &session, digest, source.from(0));
+        if blob.size() <= SMALL {
+            return self.finish(endpoint, &session, digest, from(blob, 0));
         }
         let mut sent = 0;
-        while sent < source.size {
-            match self.send_rest(endpoint, &session, source, sent) {
-                Ok(next) => (session, sent) = (next, source.size),
+        while sent < blob.size() {
+            match self.send_rest(endpoint, &session, blob, sent) {
+                Ok(next) => (session, sent) = (next, blob.size()),
                 Err(failure) => {
                     backoff.wait(failure, self.http.notify)?;
                     let (next, received) = self.received(endpoint, &session)?;
-                    if received > source.size || received < sent {
+                    if received > blob.size() || received < sent {
                         let message =
                             format!("the registry has {received} bytes, of {sent} that it said it had");
                         return Err(Failure::Passing(Error::new(message), None));
@@ -130,18 +120,13 @@ impl Client {
         self.finish(endpoint, &session, digest, Content::Bytes(b""))
     }
 
-    /// All from byte `at` on; where to go on.
-    fn send_rest(
-        &self,
-        endpoint: &Endpoint,
-        session: &Uri,
-        source: Source<'_>,
-        at: u64,
-    ) -> Result<Uri, Failure> {
+    /// All from byte `at` on; where to go on. It is always the last chunk, which may be as short as it likes whatever
+    /// OCI-Chunk-Min-Length says.
+    fn send_rest(&self, endpoint: &Endpoint, session: &Uri, blob: &Section, at: u64) -> Result<Uri, Failure> {
         let mut request = Request::new(Method::PATCH, session.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
-            .header(CONTENT_RANGE, format!("{at}-{}", source.size - 1));
-        request.content = source.from(at);
+            .header(CONTENT_RANGE, format!("{at}-{}", blob.size() - 1));
+        request.content = from(blob, at);
         let response =
             self.authorized(endpoint, &endpoint.push(), request, |request| self.http.attempt(request))?;
         match response.status() {
@@ -189,6 +174,11 @@ impl Client {
             _ => Err(refusal(&Request::new(Method::PUT, uri), response).into()),
         }
     }
+}
+
+fn from(blob: &Section, at: u64) -> Content<'_> {
+    let (file, start) = blob.place();
+    Content::Part { file, start: start + at, length: blob.size() - at }
 }
 
 fn location(asked: &Uri, response: &Response) -> Result<Uri> {

@@ -37,7 +37,8 @@ pub fn check_sum(header: &Block) -> Result<()> {
     let bytes = || header.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { b' ' } else { b });
     let unsigned: i64 = bytes().map(i64::from).sum();
     let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
-    let told = number(&header[148..156], "check sum")?;
+    let told = number(&header[148..156], "check sum")
+        .map_err(|error| malformed(format!("{error}: this is no tar archive")))?;
     match told == unsigned || told == signed {
         true => Ok(()),
         false => {

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`pipe`] | threads that read, inflate and hash: nothing counts before both digests are right |
+//! | [`decoder`] | gzip and zstd, as a stream |
 //! | [`tar`], [`field`], [`pax`], [`sparse`] | the archive's headers |
 //! | [`tree`] | the open directories, and what the layer has put where |
 //! | [`extract`], [`link`] | an entry becomes a file, or another name of one |
@@ -15,6 +16,7 @@
 //!
 //! <https://github.com/opencontainers/image-spec/blob/main/layer.md>
 
+pub mod decoder;
 pub mod extract;
 pub mod field;
 pub mod limits;

@@ -31,6 +31,19 @@ impl Owners {
         }
     }
 
+    /// The way back: the ids of the inside for a file on the disk. Squashed, all is root's.
+    pub fn inside(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
+        match self {
+            Self::Kept => Ok((uid, gid)),
+            Self::Squashed => Ok((0, 0)),
+            Self::Mapped { uids, gids } => {
+                let back = |range: &Range| Range { inside: range.outside, outside: range.inside, ..*range };
+                let [uids, gids] = [uids, gids].map(|ranges| ranges.iter().map(back).collect::<Vec<_>>());
+                Ok((map(&uids, uid, "uid")?, map(&gids, gid, "gid")?))
+            }
+        }
+    }
+
     /// The id outside of the user namespace's root, if there is a map.
     pub fn root(&self) -> Option<u32> {
         match self {

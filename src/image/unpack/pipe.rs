@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-use flate2::bufread::MultiGzDecoder;
-
+use super::decoder::Decoder;
 use super::limits::{Limits, RATIO_FROM};
 use super::{Compression, LayerSpec, integrity, limit, malformed};
 use crate::error::{Context, Result};
@@ -19,8 +18,6 @@ use crate::image::digest::{Digest, Hasher};
 
 const PIECE: usize = 256 << 10; // bytes
 const PIECES: usize = 4; // under way in each channel
-/// As zstd's own program has it without --long, 128 MiB; the format allows for 3.75 TiB.
-const LARGEST_WINDOW: u32 = 27;
 
 /// `None` is the end; a channel that closes without it, the sender's failure.
 type Piece = Option<Vec<u8>>;
@@ -218,7 +215,7 @@ fn inflate(
             break;
         }
         total += n as u64;
-        if let Err(error) = check_plain_size(total, decoder.position(), limits) {
+        if let Err(error) = check_plain_size(total, decoder.get_ref().position(), limits) {
             sink.abandoned.store(true, Ordering::Relaxed);
             return Err(error);
         }
@@ -229,7 +226,8 @@ fn inflate(
     Ok(())
 }
 
-fn check_plain_size(plain: u64, compressed: u64, limits: &Limits) -> Result<()> {
+/// Whether so many plain bytes may come of so many compressed ones.
+pub fn check_plain_size(plain: u64, compressed: u64, limits: &Limits) -> Result<()> {
     if plain > limits.bytes {
         return Err(limit("bytes", format!("more than {} bytes", limits.bytes)));
     }
@@ -238,40 +236,6 @@ fn check_plain_size(plain: u64, compressed: u64, limits: &Limits) -> Result<()> 
         return Err(limit("ratio", format!("{compressed} bytes become {plain}: more than {most} for one")));
     }
     Ok(())
-}
-
-enum Decoder {
-    Gzip(Box<MultiGzDecoder<Pieces>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Pieces>>),
-}
-
-impl Decoder {
-    fn new(from: Pieces, compression: Compression) -> Result<Self> {
-        if compression == Compression::Gzip {
-            return Ok(Self::Gzip(Box::new(MultiGzDecoder::new(from))));
-        }
-        let decoder = zstd::stream::read::Decoder::with_buffer(from).and_then(|mut decoder| {
-            decoder.window_log_max(LARGEST_WINDOW)?;
-            Ok(decoder)
-        });
-        Ok(Self::Zstd(Box::new(decoder.context(|| "start zstd")?)))
-    }
-
-    fn position(&self) -> u64 {
-        match self {
-            Self::Gzip(decoder) => decoder.get_ref().position(),
-            Self::Zstd(decoder) => decoder.get_ref().position(),
-        }
-    }
-}
-
-impl Read for Decoder {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Gzip(decoder) => decoder.read(into),
-            Self::Zstd(decoder) => decoder.read(into),
-        }
-    }
 }
 
 fn parse(digest: &str) -> Result<Digest> {

@@ -9,7 +9,7 @@
 //! <https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html>,
 //! <https://www.gnu.org/software/tar/manual/html_node/Standard.html>
 
-use std::io::{BufRead, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek};
 
 use nix::sys::time::TimeSpec;
 
@@ -280,6 +280,20 @@ impl<'l, R: BufRead> Archive<'l, R> {
                 return Ok(Sparse { pieces, size: records.sparse_size.unwrap_or(0) });
             }
         }
+    }
+}
+
+impl<R: Read + Seek> Archive<'_, BufReader<R>> {
+    /// Leaves the present entry's body unread; where it starts in the file.
+    pub fn pass_body(&mut self) -> Result<u64> {
+        let start = self.input.stream_position()?;
+        // What is beyond the file's end is for the caller to see: sizes are.
+        let length = self.body.checked_add(std::mem::take(&mut self.padding));
+        let length = length.and_then(|length| i64::try_from(length).ok());
+        let length = length.ok_or_else(|| malformed(format!("a size of {} bytes", self.body)))?;
+        self.body = 0;
+        self.input.seek_relative(length)?;
+        Ok(start)
     }
 }
 

@@ -367,7 +367,7 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<()> {
     unlinkat(parent, path, UnlinkatFlags::RemoveDir).context(removing)
 }
 
-fn names(directory: OwnedFd) -> Result<(Dir, Vec<Box<[u8]>>)> {
+pub fn names(directory: OwnedFd) -> Result<(Dir, Vec<Box<[u8]>>)> {
     let reading = || "read a directory";
     let mut directory = Dir::from_fd(directory).context(reading)?;
     let names = directory.iter().map(|entry| Ok(entry?.file_name().to_bytes().into()));

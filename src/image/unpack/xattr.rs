@@ -15,6 +15,10 @@ use crate::error::{Context, Result};
 use crate::sys::fs::{fgetxattr, flistxattr, fremovexattr, fsetxattr};
 
 pub const CAPABILITY: &[u8] = b"security.capability";
+/// The first word of file capabilities, `struct vfs_ns_cap_data` of linux/capability.h.
+const VERSION_2: u32 = 0x0200_0000;
+const VERSION_3: u32 = 0x0300_0000;
+const FLAGS: u32 = 0x00ff_ffff;
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// A warning, the first path of which it is true, and of how many more.
@@ -105,7 +109,7 @@ fn ours(name: &[u8]) -> bool {
 }
 
 /// What is left out, as the warning has it.
-fn dropped(name: &[u8], owners: &Owners) -> Option<&'static str> {
+pub fn dropped(name: &[u8], owners: &Owners) -> Option<&'static str> {
     let has_ids = ACLS.contains(&name);
     if has_ids && *owners != Owners::Kept {
         return Some("system.posix_acl_* (with ids that are mapped)");
@@ -128,9 +132,6 @@ fn dropped(name: &[u8], owners: &Owners) -> Option<&'static str> {
 /// File capabilities without an owner (version 2) as those that are true below the user namespace with this root.
 /// See `capabilities(7)`.
 fn of_namespace(value: &[u8], root: u32) -> Vec<u8> {
-    const VERSION_2: u32 = 0x0200_0000;
-    const VERSION_3: u32 = 0x0300_0000;
-    const FLAGS: u32 = 0x00ff_ffff;
     let magic = value.first_chunk().map(|magic| u32::from_le_bytes(*magic));
     match magic {
         Some(magic) if magic & !FLAGS == VERSION_2 && value.len() == 20 => {
@@ -142,7 +143,19 @@ fn of_namespace(value: &[u8], root: u32) -> Vec<u8> {
     }
 }
 
-fn list(file: impl AsFd) -> Result<Vec<CString>, Errno> {
+/// The way back: capabilities as an image has them, without an owner. None if their owner is neither `root` nor who asks.
+pub fn of_image(value: &[u8], root: Option<u32>) -> Option<Vec<u8>> {
+    let magic = value.first_chunk().map(|magic| u32::from_le_bytes(*magic))?;
+    if magic & !FLAGS != VERSION_3 {
+        return Some(value.to_vec());
+    }
+    let owner = value.get(20..)?.first_chunk().map(|owner| u32::from_le_bytes(*owner))?;
+    let ours = root.unwrap_or(0) == owner;
+    ours.then(|| [&(VERSION_2 | magic & FLAGS).to_le_bytes()[..], &value[4..20]].concat())
+}
+
+/// The names of a file's attributes.
+pub fn list(file: impl AsFd) -> Result<Vec<CString>, Errno> {
     let mut names = vec![0; 64 << 10]; // the kernel's own limit
     let size = match flistxattr(&file, &mut names) {
         Err(Errno::EOPNOTSUPP) => 0,
@@ -150,6 +163,20 @@ fn list(file: impl AsFd) -> Result<Vec<CString>, Errno> {
     };
     let name = |name: &[u8]| CStr::from_bytes_with_nul(name).ok().map(CStr::to_owned);
     Ok(names[..size].split_inclusive(|&byte| byte == 0).filter_map(name).collect())
+}
+
+/// Those that an image's file carries, and their values, sorted.
+pub fn read_ours(file: impl AsFd) -> Result<Vec<(CString, Vec<u8>)>> {
+    let reading = || "read extended attributes";
+    let mut found = Vec::new();
+    for name in list(&file).context(reading)?.into_iter().filter(|name| ours(name.to_bytes())) {
+        let mut value = vec![0; 64 << 10]; // the kernel's own limit
+        let size = fgetxattr(&file, &name, &mut value).context(reading)?;
+        value.truncate(size);
+        found.push((name, value));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// The mark on a directory that hides what is below it.
@@ -178,6 +205,10 @@ mod tests {
         assert_eq!(mapped[4..20], [7; 16]);
         assert_eq!(mapped[20..], [3, 2, 1, 0]);
         assert_eq!(of_namespace(&[1, 2], 5), [1, 2]);
+        assert_eq!(of_image(&mapped, Some(0x0001_0203)).as_ref(), Some(&value));
+        assert_eq!(of_image(&value, None).as_ref(), Some(&value));
+        assert_eq!(of_image(&mapped, Some(0)), None);
+        assert_eq!(of_image(&mapped, None), None);
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! `keel-image prune`: deletes what no name and no bundle stands on, once no other command works with the store.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use crate::error::{Context, Result};
+use crate::image::cli::Global;
+use crate::image::digest::Digest;
+use crate::image::ls::digests_below;
+use crate::image::manifest::{Config, Descriptor, Document, Limits, Manifest};
+use crate::image::mounted::overlays;
+use crate::image::store::Store;
+use crate::image::store::layers::{chain_name, layer_name};
+
+/// What must stay.
+#[derive(Default)]
+struct Kept {
+    manifests: HashSet<Digest>,
+    blobs: HashSet<Digest>,
+    /// Without what tells how they were unpacked.
+    layers: HashSet<String>,
+}
+
+pub fn prune(global: &Global) -> Result<Vec<u8>> {
+    let store = Store::open_alone(Some(&global.store_path()?))?;
+    let progress = global.progress();
+    let mut kept = Kept::default();
+    let mut bundles = 0;
+    for bundle in store.bundles()? {
+        if bundle.is_gone() {
+            store.remove_bundle(&bundle.path)?;
+            bundles += 1;
+            continue;
+        }
+        kept.layers.extend(bundle.layers.iter().map(|name| base(name).to_owned()));
+        kept.image(&store, &bundle.manifest).unwrap_or_else(|error| progress.say(&error.to_string()));
+    }
+    for name in store.refs()? {
+        for digest in digests_below(&store, &name.manifest, 0) {
+            kept.blobs.insert(digest.clone());
+            if store.has_image(&digest) {
+                let size = fs::metadata(store.blob_path(&digest)).map_or(0, |meta| meta.len());
+                let manifest = Descriptor { digest, size, ..name.manifest.clone() };
+                kept.image(&store, &manifest).unwrap_or_else(|error| progress.say(&error.to_string()));
+            }
+        }
+    }
+    let (mut images, mut layers, mut blobs, mut bytes) = (0, 0, 0, 0);
+    for image in store.images()? {
+        if !kept.manifests.contains(&image.manifest.digest) {
+            store.remove_image(&image.manifest.digest)?;
+            images += 1;
+        }
+    }
+    let mounted = overlays()?;
+    for name in store.layers()? {
+        if !kept.layers.contains(base(&name)) && !store.is_mounted(&name, &mounted) {
+            bytes += size_of_tree(&store.path().join("layers").join(&name)).unwrap_or(0);
+            store.remove_layer(&name)?;
+            layers += 1;
+        }
+    }
+    for (digest, size) in store.blobs()? {
+        if !kept.blobs.contains(&digest) {
+            let path = store.blob_path(&digest);
+            fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+            blobs += 1;
+            bytes += size;
+        }
+    }
+    store.sweep()?;
+    if global.json {
+        let text =
+            json!({"images": images, "layers": layers, "blobs": blobs, "bundles": bundles, "bytes": bytes});
+        return Ok(format!("{text:#}\n").into_bytes());
+    }
+    let bytes = HumanBytes(bytes);
+    Ok(format!("{images} images, {layers} layers, {blobs} blobs, {bytes}\n").into_bytes())
+}
+
+impl Kept {
+    fn image(&mut self, store: &Store, descriptor: &Descriptor) -> Result<()> {
+        if !self.manifests.insert(descriptor.digest.clone()) {
+            return Ok(());
+        }
+        self.blobs.insert(descriptor.digest.clone());
+        let (manifest, config) = read(store, descriptor)?;
+        self.blobs.insert(manifest.config.digest.clone());
+        self.blobs.extend(manifest.layers.into_iter().map(|layer| layer.descriptor.digest));
+        self.layers.extend(config.diff_ids.iter().map(|diff_id| layer_name(diff_id, "")));
+        self.layers.insert(chain_name(&config.diff_ids, ""));
+        Ok(())
+    }
+}
+
+/// The manifest and the config of an image in the store.
+pub fn read(store: &Store, descriptor: &Descriptor) -> Result<(Manifest, Config)> {
+    // They were let in already.
+    let limits = Limits { manifest: u64::MAX, config: u64::MAX, layers: usize::MAX };
+    let name = format!("manifest {}", descriptor.digest);
+    let bytes = store.document(descriptor, &limits)?;
+    let Document::Manifest(manifest) = Document::parse(&bytes, None, &limits, &name)? else {
+        return Err(crate::error::Error::of_kind(
+            crate::error::Kind::Integrity,
+            format!("{name}: it is an index"),
+        ));
+    };
+    let config = Config::parse(&store.document(&manifest.config, &limits)?, &manifest)?;
+    Ok((*manifest, config))
+}
+
+/// A layer's name without the variant: `<hex>` or `chain-<hex>`.
+fn base(name: &str) -> &str {
+    let start = if name.starts_with("chain-") { "chain-".len() } else { 0 };
+    name[start..].find('-').map_or(name, |at| &name[..start + at])
+}
+
+/// Bytes on the disk.
+fn size_of_tree(path: &Path) -> std::io::Result<u64> {
+    let meta = fs::symlink_metadata(path)?;
+    let mut sum = meta.blocks() * 512;
+    if meta.is_dir() {
+        for entry in fs::read_dir(path)? {
+            sum += size_of_tree(&entry?.path())?;
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_has_one_name_however_it_was_unpacked() {
+        for (name, expected) in
+            [("ab", "ab"), ("ab-devices", "ab"), ("chain-ab", "chain-ab"), ("chain-ab-devices", "chain-ab")]
+        {
+            assert_eq!(base(name), expected);
+        }
+    }
+}

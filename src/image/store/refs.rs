@@ -1,0 +1,65 @@
+//! `refs/`: what a name stands for, a manifest or an index. A file is called by the name's SHA-256, since a name may be
+//! longer than a file's can be; the name itself is in it.
+
+use serde_json::{Value, json};
+
+use super::Store;
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ref {
+    /// In full, `docker.io/library/alpine:latest`.
+    pub name: String,
+    pub manifest: Descriptor,
+}
+
+impl Store {
+    /// Its blobs are here before.
+    pub fn put_ref(&self, name: &str, manifest: &Descriptor) -> Result<()> {
+        self.put_record("refs", &file(name), &json!({"name": name, "manifest": to_json(manifest)}))
+    }
+
+    pub fn get_ref(&self, name: &str) -> Result<Option<Descriptor>> {
+        Ok(self.get_record("refs", &file(name))?.and_then(|record| from_json(&record["manifest"])))
+    }
+
+    /// By their names.
+    pub fn refs(&self) -> Result<Vec<Ref>> {
+        let mut refs = Vec::new();
+        for file in self.names("refs")? {
+            let Some(record) = self.get_record("refs", &file)? else { continue };
+            if let (Some(name), Some(manifest)) = (record["name"].as_str(), from_json(&record["manifest"])) {
+                refs.push(Ref { name: name.to_owned(), manifest });
+            }
+        }
+        refs.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(refs)
+    }
+
+    /// Whether it was there.
+    pub fn remove_ref(&self, name: &str) -> Result<bool> {
+        self.remove_record("refs", &file(name))
+    }
+}
+
+fn file(name: &str) -> String {
+    Digest::of(name.as_bytes()).hex().to_owned()
+}
+
+pub(super) fn to_json(descriptor: &Descriptor) -> Value {
+    let Descriptor { media_type, digest, size, .. } = descriptor;
+    json!({"mediaType": media_type, "digest": digest.to_string(), "size": size})
+}
+
+pub(super) fn from_json(value: &Value) -> Option<Descriptor> {
+    Some(Descriptor {
+        media_type: value["mediaType"].as_str()?.to_owned(),
+        digest: Digest::parse(value["digest"].as_str()?).ok()?,
+        size: value["size"].as_u64()?,
+        data: None,
+        platform: None,
+        ref_name: None,
+    })
+}
