@@ -49,7 +49,8 @@ impl Fetch<'_> {
     pub fn into_store(&self, image: &Image) -> Result<()> {
         self.documents(image)?;
         let layers = specs(image);
-        self.progress.expect(layers.len());
+        self.progress
+            .expect(layers.len(), layers.iter().map(|l| l.descriptor.size).fold(0, u64::saturating_add));
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {
             while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -78,7 +79,8 @@ impl Fetch<'_> {
     pub fn into_root(&self, image: &Image, root: &OwnedFd, owners: Owners) -> Result<()> {
         self.documents(image)?;
         let layers = specs(image);
-        self.progress.expect(layers.len());
+        self.progress
+            .expect(layers.len(), layers.iter().map(|l| l.descriptor.size).fold(0, u64::saturating_add));
         // The first that nobody fetches yet.
         let next = AtomicUsize::new(0);
         let claim = || layers.get(next.fetch_add(1, Ordering::Relaxed));

@@ -81,9 +81,18 @@ impl Progress {
         }
     }
 
-    /// An image has so many layers.
-    pub fn expect(&self, layers: usize) {
+    /// An image has so many layers, of so many bytes together.
+    pub fn expect(&self, layers: usize, size: u64) {
         self.layers.fetch_add(layers as u64, Ordering::Relaxed);
+        self.grow(size as i64);
+    }
+
+    /// There is more to move than was thought, or less.
+    fn grow(&self, size: i64) {
+        let total = self.total.fetch_add(size as u64, Ordering::Relaxed).wrapping_add(size as u64);
+        if let Shown::Bars { sum, .. } = &self.shown {
+            sum.set_length(total);
+        }
     }
 
     /// A layer is going to be looked at.
@@ -166,9 +175,7 @@ impl Drop for Progress {
 impl Task<'_> {
     /// `state` is "fetching" from elsewhere, or "unpacking" what is here.
     pub fn begin(&self, state: &'static str) {
-        let total = self.progress.total.fetch_add(self.size, Ordering::Relaxed) + self.size;
-        if let (Shown::Bars { sum, .. }, Some(bar)) = (&self.progress.shown, &self.bar) {
-            sum.set_length(total);
+        if let Some(bar) = &self.bar {
             bar.set_message(state);
             bar.reset_elapsed();
         }
@@ -177,7 +184,6 @@ impl Task<'_> {
 
     /// Another begin follows: what was moved does not count.
     pub fn restart(&mut self) {
-        self.progress.total.fetch_sub(self.size, Ordering::Relaxed);
         self.progress.fetched.fetch_sub(self.moved, Ordering::Relaxed);
         self.moved = 0;
         if let Some(bar) = &self.bar {
@@ -187,8 +193,15 @@ impl Task<'_> {
 
     /// `state` is "done", "cached" if there was nothing to do, or "fetched" if somebody else does the rest.
     pub fn end(self, state: &'static str) {
-        if state != "fetched" {
-            self.progress.layers_done.fetch_add(1, Ordering::Relaxed);
+        match state {
+            // It is moved once more.
+            "fetched" => self.progress.grow(self.moved as i64),
+            state => {
+                self.progress.layers_done.fetch_add(1, Ordering::Relaxed);
+                if state == "cached" {
+                    self.progress.grow(-(self.size as i64));
+                }
+            }
         }
         if let Some(bar) = &self.bar {
             bar.finish_with_message(state);

@@ -42,10 +42,11 @@ pub fn pull(global: &Global, options: &PullOptions) -> Result<Vec<u8>> {
     let store = global.store()?;
     upkeep::start(&store)?;
     let limits = Limits::new(&options.limits)?;
+    let references = options.references.iter().map(|text| global.reference(text));
+    let references = references.collect::<Result<Vec<_>>>()?;
     let progress = global.progress();
     let mut pulled = Vec::new();
-    for text in &options.references {
-        let reference = global.reference(text)?;
+    for reference in references {
         let wanted = Wanted {
             reference: &reference,
             platform: options.platform.as_ref(),
