@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::linux::file_system::FileSystem;
 use crate::linux::idmap::IdMap;
 use crate::linux::mount_options::Options;
+use crate::rights::Rights;
 use crate::sys::mount::attr;
 
 /// Whether the parent can make it as init would.
@@ -22,7 +23,8 @@ pub(super) fn takes_devices(
     let nodev = (options.attributes.set | options.recursive.set) & attr::NODEV != 0;
     // The mode would be that of the directory below it, and the ids are those of the container.
     let as_named = file_system.has("mode") && !file_system.names_owners();
-    destination == Path::new("/dev") && is_plain && !nodev && as_named && own.map.is_some_and(IdMap::has_root)
+    let by_parent = own.rights == Rights::Root && destination == Path::new("/dev");
+    by_parent && is_plain && !nodev && as_named && own.map.is_some_and(IdMap::has_root)
 }
 
 impl Mounts {
