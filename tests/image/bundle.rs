@@ -25,6 +25,7 @@ tests![
     a_bundle_that_was_killed_can_be_made_again,
     a_warm_bundle_asks_nobody,
     ids_are_mapped_in_a_copy,
+    one_store_serves_every_mapping,
     devices_are_made_only_when_told,
     an_image_of_nothing_can_be_bundled,
 ];
@@ -307,6 +308,21 @@ fn ids_are_mapped_in_a_copy() {
     {
         let run = place.image(&["bundle", &reference, "other", "--rootfs=copy", map]);
         assert!(run.code == 1 && run.stderr.contains(why) && !place.path("other").exists(), "{map}: {run:?}");
+    }
+}
+
+/// The layers keep the image's ids; keel maps them for each container.
+fn one_store_serves_every_mapping() {
+    needs!(root(), program("busybox"));
+    let place = Place::new();
+    let owned = Header { uid: 5, gid: 6, ..Header::new("owned", b'0') };
+    let config = json!({"Cmd": ["/bin/sh", "-c", "stat -c %u:%g /owned; echo new >/owned"]});
+    let reference = Image::new(vec![busybox().dir("./").header(owned)], config).layout(&place, "i");
+    for (bundle, first) in [("one", 100_000), ("two", 200_000)] {
+        place.image_ok(&["bundle", &reference, bundle, &format!("--uid-map=0:{first}:65536")]);
+        assert_eq!(ran(&place.keel(bundle)), "5:6\n");
+        let meta = fs::metadata(place.path(bundle).join("upper/owned")).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (first + 5, first + 6));
     }
 }
 

@@ -15,6 +15,7 @@ tests![
     with_subordinate_ids_files_belong_to_these,
     layers_made_with_other_ids_are_refused,
     what_only_root_can_do_is_refused,
+    a_users_bundle_runs_as_the_user,
 ];
 
 const USER: u32 = 4711;
@@ -32,10 +33,11 @@ fn image() -> Image {
     Image::new(vec![lower, upper], json!({"Cmd": ["/bin/ls"], "Volumes": {"/d": {}}}))
 }
 
-/// A place of the user's, with keel-image where he can reach it.
+/// A place of the user's, with keel and keel-image where he can reach them.
 fn place() -> Place {
     let place = Place::new();
     fs::copy(env!("CARGO_BIN_EXE_keel-image"), place.path("keel-image")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_keel"), place.path("keel")).unwrap();
     chown(&place.dir, Some(USER), Some(USER)).unwrap();
     place
 }
@@ -43,12 +45,16 @@ fn place() -> Place {
 impl Place {
     /// As the user, with lines of passwd, subuid and subgid if there are any.
     fn as_user(&self, ids: Option<&str>, args: &[&str]) -> Run {
+        self.run_as_user(ids, &[&["./keel-image"], args].concat())
+    }
+
+    fn run_as_user(&self, ids: Option<&str>, args: &[&str]) -> Run {
         self.write("passwd", format!("me:x:{USER}:{USER}::/:/bin/sh\n"));
         self.write("ids", ids.unwrap_or_default());
         let script = format!(
             "mount --bind passwd /etc/passwd && mount --bind ids /etc/subuid && mount --bind ids /etc/subgid || exit 99
             export XDG_DATA_HOME=$PWD/data
-            exec setpriv --reuid {USER} --regid {USER} --clear-groups ./keel-image \"$@\""
+            exec setpriv --reuid {USER} --regid {USER} --clear-groups \"$@\""
         );
         self.run_any("unshare", &[&["--mount", "sh", "-c", &script, "sh"], args].concat())
     }
@@ -131,5 +137,37 @@ fn what_only_root_can_do_is_refused() {
             run.code == 1 && run.stderr.contains(why) && !place.path("web").exists(),
             "{option}: {run:?}"
         );
+    }
+}
+
+fn a_users_bundle_runs_as_the_user() {
+    needs!(
+        root(),
+        program("setpriv"),
+        program("unshare"),
+        program("newuidmap"),
+        program("newgidmap"),
+        program("busybox")
+    );
+    let script = "stat -c %u:%g /owned; ls /d /o; echo new >/owned; rm /d/kept; mkdir /o/new";
+    for (ids, owner, store) in [(None, "0:0", "single"), (Some("me:300000:65536\n"), "5:6", "several")] {
+        for kind in ["overlay", "copy"] {
+            let place = place();
+            let reference = image().layout(&place, "i");
+            let bundle = [
+                "--store",
+                store,
+                "bundle",
+                &reference,
+                "web",
+                &format!("--rootfs={kind}"),
+                "--entrypoint=sh",
+            ];
+            let run = place.as_user(ids, &[&bundle[..], &["--", "-c", script]].concat());
+            assert_eq!(run.code, 0, "{run:?}");
+            let run = place.run_as_user(ids, &["./keel", "--root=state", "run", "--bundle=web", "web"]);
+            let seen = format!("{owner}\n/d:\nkept\n\n/o:\n");
+            assert_eq!((run.code, run.stdout, run.stderr), (0, seen, String::new()), "{owner} {kind}");
+        }
     }
 }

@@ -303,13 +303,7 @@ impl Sandbox {
 
     /// Gives what the test has put into a directory of the sandbox to its user.
     pub fn give_to_user(&self, dir: &Path) {
-        // Not the payload and busybox, which are the host's files too.
-        let find = Command::new("find")
-            .arg(dir)
-            .args(["(", "-links", "1", "-o", "-type", "d", "-o", "-type", "l", ")"])
-            .args(["-exec", "chown", "-h", &format!("{USER}:{USER}"), "{}", "+"])
-            .status();
-        assert!(find.is_ok_and(|status| status.success()), "chown the sandbox");
+        Self::give(dir, USER);
     }
 
     pub fn with_resources(resources: Value) -> Self {
@@ -442,13 +436,17 @@ impl Sandbox {
 
     /// Gives what the test has put into the rootfs to the user namespace's root.
     pub fn give_rootfs(&self) {
+        Self::give(&self.rootfs(), HOST_ROOT);
+    }
+
+    pub fn give(dir: &Path, id: u32) {
         // Not the payload and busybox, which are the host's files too.
         let find = Command::new("find")
-            .arg(self.rootfs())
+            .arg(dir)
             .args(["(", "-links", "1", "-o", "-type", "d", "-o", "-type", "l", ")"])
-            .args(["-exec", "chown", "-h", &format!("{HOST_ROOT}:{HOST_ROOT}"), "{}", "+"])
+            .args(["-exec", "chown", "-h", &format!("{id}:{id}"), "{}", "+"])
             .status();
-        assert!(find.is_ok_and(|status| status.success()), "chown the rootfs");
+        assert!(find.is_ok_and(|status| status.success()), "chown {}", dir.display());
     }
 
     pub fn mount(&mut self, mount: Value) -> &mut Self {

@@ -127,6 +127,10 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
             options.extend(["upperdir=upper".to_owned(), "workdir=work".to_owned()]);
         }
         options.extend(OPTIONS.iter().map(|(key, value)| format!("{key}={value}")));
+        if !parts.uids.is_empty() && !parts.rootless {
+            // The store's layers serve every mapping, with the image's own ids in them.
+            options.push("idmap".to_owned());
+        }
         mounts.push(json!({"destination": "/", "type": "overlay", "source": "overlay", "options": options}));
     }
     let mut mount = |destination: &str, kind: &str, options: &str| {
