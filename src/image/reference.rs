@@ -141,12 +141,12 @@ impl Named {
         };
         let official = registry == DOCKER_HUB && !path.contains('/');
         let tag = tag.or(if digest.is_none() { Some("latest") } else { None });
-        Ok(Self {
-            repository: if official { format!("library/{path}") } else { path.to_owned() },
-            registry,
-            tag: tag.map(str::to_owned),
-            digest,
-        })
+        let repository = if official { format!("library/{path}") } else { path.to_owned() };
+        if repository.len() > MOST_OF_PATH {
+            let why = format!("the name has more than {MOST_OF_PATH} characters with library/ before it");
+            return Err(wrong(text, path_at, why));
+        }
+        Ok(Self { repository, registry, tag: tag.map(str::to_owned), digest })
     }
 
     /// A repository, without tag or digest.
@@ -207,11 +207,7 @@ fn wrong(text: &str, at: usize, why: impl fmt::Display) -> Error {
 /// Only what cannot be the first part of a docker.io name is a registry.
 fn split_registry(name: &str) -> (Option<&str>, &str) {
     match name.split_once('/') {
-        Some((first, rest))
-            if first == "localhost" || first.contains(['.', ':']) || first.contains(char::is_uppercase) =>
-        {
-            (Some(first), rest)
-        }
+        Some((first, rest)) if first == "localhost" || first.contains(['.', ':']) => (Some(first), rest),
         _ => (None, name),
     }
 }
@@ -369,7 +365,6 @@ mod tests {
             ("localhost/app", "localhost/app:latest"),
             ("localhost:5000", "docker.io/library/localhost:5000"),
             ("localhost:5000/app", "localhost:5000/app:latest"),
-            ("Registry/app", "registry/app:latest"),
             ("ghcr.io/a/b/c__d.e--f_g:_x.Y-z", "ghcr.io/a/b/c__d.e--f_g:_x.Y-z"),
             ("[::1]:5000/app", "[::1]:5000/app:latest"),
             ("[2001:db8::1]/app", "[2001:db8::1]/app:latest"),
@@ -386,6 +381,8 @@ mod tests {
         let long = "a/".repeat(128);
         for (text, at, why) in [
             ("user/App", 6, "a name is in lower case, but this is 'A'"),
+            (&"a".repeat(250), 1, "the name has more than 255 characters with library/ before it"),
+            ("Registry/app", 1, "a name is in lower case, but this is 'R'"),
             ("alpine:", 8, "a tag is missing after the colon"),
             ("alpine:-1", 8, "a tag cannot begin with '-'"),
             ("alpine:a+b", 9, "a tag cannot hold '+'"),

@@ -229,7 +229,7 @@ fn limits_hold_in_a_delegated_cgroup() {
     let user = Delegated::new(&c, true);
     fs::write(user.top.parent().unwrap().join("cgroup.subtree_control"), "+pids").unwrap();
     c.set("/linux/resources", json!({"pids": {"limit": 3}})).acts("spawn 9");
-    assert_eq!(user.call(&c, &["run"]).ok().stdout, "EAGAIN 2\n");
+    assert_eq!(user.call(&c, &["run"]).ok().stdout, "EAGAIN after 2\n");
 }
 
 fn a_controller_that_is_not_delegated_is_named() {
