@@ -20,6 +20,7 @@ mod bundle_layers;
 mod bundle_refused;
 mod copy;
 mod debian_registry;
+mod kills;
 mod manifests;
 mod mirrors;
 mod pull;
@@ -48,6 +49,7 @@ const TESTS: &[&[Test]] = &[
     store_archives::TESTS,
     pull::TESTS,
     store::TESTS,
+    kills::TESTS,
     bundle::TESTS,
     bundle_layers::TESTS,
     bundle_refused::TESTS,
