@@ -758,7 +758,11 @@ fn the_runtime_cannot_be_overwritten() {
         let before = fs::read(&c.runtime).unwrap();
         let entry = c.write("/entry", "#!/proc/self/exe\n");
         fs::set_permissions(entry, fs::Permissions::from_mode(0o755)).unwrap();
-        c.acts("hunt /tmp/end").created().start().ok();
+        c.acts("hunt /tmp/end").created();
+        // Whoever catches the process catches a copy, unless the file is one that no user can write to.
+        let exe = fs::read_link(format!("/proc/{}/exe", c.pid())).unwrap();
+        assert_eq!(exe == c.runtime, (uid, mode) == (0, 0o755), "{}", exe.display());
+        c.start().ok();
         c.wait_printed("hunting");
         for program in ["/entry", "/proc/self/exe", "/payload"] {
             c.keel(&["exec", &c.id, program, "list"]);
