@@ -351,6 +351,12 @@ impl Making<'_> {
             state.creating = false;
             container.write_state(state)?;
         }
+        if let (Some(cgroup), Some(_)) = (&self.cgroup, &self.oom_watch.field)
+            && let Some(killed) = self.oom_watch.killed(cgroup)?
+        {
+            // Init may have been ready before the limit was there, and still be on its way out.
+            return Err(killed);
+        }
         if let Some(path) = &options.pid_file {
             handover::write_pid_file(path, spawned.pid)?;
         }
