@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use keel::image::unpack::{Compression, LayerSpec, Limits, Mode, Options, Owners, unpack};
+use keel::image::compression::Compression;
+use keel::image::unpack::{LayerLimits, LayerSpec, Mode, Options, Owners, unpack};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ fn main() {
     let config = read(&blob(&manifest["config"]["digest"]));
     let layers = manifest["layers"].as_array().expect("layers");
     let mode = if apply { Mode::Apply } else { Mode::Overlay { user_xattr: false } };
-    let options = Options { mode, limits: Limits::default(), owners: Owners::Kept, devices: true };
+    let options = Options { mode, limits: LayerLimits::default(), owners: Owners::Kept, devices: true };
     let begin = Instant::now();
     let (mut entries, mut bytes) = (0, 0);
     for (i, layer) in layers.iter().enumerate() {

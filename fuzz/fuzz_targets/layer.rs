@@ -4,12 +4,12 @@
 use std::fs::{self, File};
 
 use keel::image::unpack::extract::extract;
-use keel::image::unpack::{Limits, Mode, Options, Owners};
+use keel::image::unpack::{LayerLimits, Mode, Options, Owners};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let top = std::env::temp_dir().join(format!("keel-fuzz-{}", std::process::id()));
-    let limits = Limits { entries: 200, bytes: 1 << 20, free: 0, ..Limits::default() };
+    let limits = LayerLimits { entries: 200, bytes: 1 << 20, free: 0, ..LayerLimits::default() };
     fs::create_dir_all(top.join("root")).expect("a directory");
     fs::write(top.join("sentinel"), "sentinel").expect("a file");
     for mode in [Mode::Overlay { user_xattr: false }, Mode::Apply] {

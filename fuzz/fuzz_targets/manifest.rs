@@ -2,11 +2,12 @@
 //! let pass keeps to the limits, and what is an image is read in the same way by both readers.
 #![no_main]
 
-use keel::image::manifest::{Config, Document, Limits, Parts};
+use keel::image::limits::DocumentLimits;
+use keel::image::manifest::{Config, Document, Parts};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let limits = Limits { layers: 20, ..Limits::default() };
+    let limits = DocumentLimits { layers: 20, ..DocumentLimits::default() };
     for media_type in [None, Some("application/vnd.oci.image.index.v1+json")] {
         let document = Document::parse(data, media_type, &limits, "fuzz");
         let parts = Parts::of(data, media_type, &limits, "fuzz");

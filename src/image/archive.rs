@@ -12,13 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::compression::Compression;
 use crate::image::scratch;
 use crate::image::section::Section;
+use crate::image::unpack::LayerLimits;
 use crate::image::unpack::decoder::Decoder;
 use crate::image::unpack::link::components;
 use crate::image::unpack::pipe::check_plain_size;
 use crate::image::unpack::tar::{self, Type};
-use crate::image::unpack::{Compression, Limits};
 
 /// An image has a few for each layer.
 const MOST_ENTRIES: u64 = 100_000;
@@ -110,7 +111,7 @@ impl Archive {
 }
 
 fn index(file: &File) -> Result<HashMap<Vec<u8>, Slot>> {
-    let limits = Limits { entries: MOST_ENTRIES, ..Limits::default() };
+    let limits = LayerLimits { entries: MOST_ENTRIES, ..LayerLimits::default() };
     let length = file.metadata()?.len();
     let mut reader = file;
     reader.rewind()?;
@@ -171,7 +172,7 @@ fn beside(link: &[&[u8]], target: &[u8]) -> Option<Vec<u8>> {
 
 /// The plain bytes of a stream in a file without a name.
 fn spool(stream: impl Read, tmp: &Path) -> Result<File> {
-    let limits = Limits::default();
+    let limits = LayerLimits::default();
     let mut stream = Counted { inner: BufReader::with_capacity(256 << 10, stream), position: 0 };
     let compression = Compression::of_blob(stream.fill_buf()?);
     let mut decoder = Decoder::new(stream, compression)?;

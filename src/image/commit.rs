@@ -13,7 +13,7 @@ use crate::image::cli::{CommitOptions, Global};
 use crate::image::container_root::ContainerRoot;
 use crate::image::limits::Limits;
 use crate::image::make;
-use crate::image::manifest::{Compression, Descriptor, Document};
+use crate::image::manifest::{Descriptor, Document};
 use crate::image::pack::pack;
 use crate::image::store::Store;
 use crate::image::store::bundles::Bundle;
@@ -75,14 +75,11 @@ fn base(store: &Store, bundle: &Path) -> Result<(Bundle, Vec<Descriptor>, Value)
     let config = serde_json::from_slice(&config)
         .map_err(|error| Error::of_kind(Kind::Integrity, format!("the image's config: {error}")))?;
     // The new manifest is OCI's, and so are the names of its layers.
-    let media_type = |compression| match compression {
-        Compression::None => "application/vnd.oci.image.layer.v1.tar",
-        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
-    };
     let layers = manifest.layers.into_iter();
-    let layers = layers
-        .map(|layer| Descriptor { media_type: media_type(layer.compression).to_owned(), ..layer.descriptor });
+    let layers = layers.map(|layer| Descriptor {
+        media_type: layer.compression.media_type().to_owned(),
+        ..layer.descriptor
+    });
     Ok((record, layers.collect(), config))
 }
 

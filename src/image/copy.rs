@@ -10,9 +10,11 @@ use serde_json::json;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::cli::{CopyOptions, Format, Global, PushOptions, SaveOptions, Which};
+use crate::image::compression::Compression;
 use crate::image::destination::{self, Destination, tar_file};
 use crate::image::digest::{Algorithm, Digest, Hasher};
-use crate::image::manifest::{Compression, Descriptor, Limits, MOST_INDEXES, OCI_MANIFEST, Parts, Received};
+use crate::image::limits::DocumentLimits;
+use crate::image::manifest::{Descriptor, MOST_INDEXES, OCI_MANIFEST, Parts, Received};
 use crate::image::pack::compress::{Compressor, Method};
 use crate::image::platform::Platform;
 use crate::image::reference::{Named, Reference};
@@ -20,7 +22,6 @@ use crate::image::registry::push::Pushed;
 use crate::image::scratch;
 use crate::image::section::Section;
 use crate::image::source::{Image, Source};
-use crate::image::unpack;
 use crate::image::unpack::decoder::Decoder;
 use crate::image::write::docker_archive::DockerArchiveWriter;
 use crate::image::write::layout::LayoutWriter;
@@ -28,7 +29,7 @@ use crate::image::write::layout::LayoutWriter;
 pub fn copy(global: &Global, options: &CopyOptions) -> Result<Vec<u8>> {
     let from = global.reference(&options.source)?;
     let to = destination::find(&options.destination)?;
-    let source = Source::open(&from, &Limits::default(), || global.client())?;
+    let source = Source::open(&from, &DocumentLimits::default(), || global.client())?;
     let tag = match &from {
         Reference::Registry(named) => Some(named),
         _ => None,
@@ -45,7 +46,7 @@ pub fn push(global: &Global, options: &PushOptions) -> Result<Vec<u8>> {
             store = global.store()?;
             Source::Store { store: &store, name: named.to_string() }
         }
-        other => Source::open(&other, &Limits::default(), || global.client())?,
+        other => Source::open(&other, &DocumentLimits::default(), || global.client())?,
     };
     transfer(global, &source, &Reference::Registry(to), None, &options.which)
 }
@@ -59,7 +60,7 @@ pub fn save(global: &Global, options: &SaveOptions) -> Result<Vec<u8>> {
         Format::Docker => to_docker(global, &source, tar_file(&options.file)?, Some(&named), &options.which)?,
         Format::Oci => {
             // Before a file is begun.
-            source.top(&Limits::default())?;
+            source.top(&DocumentLimits::default())?;
             let writer = LayoutWriter::archive(tar_file(&options.file)?)?;
             let names = (Some(name.clone()), Some(name));
             let to = Destination::Layout { writer, name: names.0, image_name: names.1 };
@@ -85,7 +86,7 @@ fn transfer(
         }
         to => {
             // What is not there leaves no trace of a destination.
-            source.top(&Limits::default())?;
+            source.top(&DocumentLimits::default())?;
             copy_to(global, source, Destination::open(to, || global.client())?, which)?
         }
     };
@@ -101,7 +102,7 @@ fn result(global: &Global, digest: &Digest) -> Result<Vec<u8>> {
 }
 
 fn copy_to(global: &Global, source: &Source<'_>, mut to: Destination, which: &Which) -> Result<Digest> {
-    let limits = Limits::default();
+    let limits = DocumentLimits::default();
     let from_docker = matches!(source, Source::DockerArchive(_));
     let method = which.compression.or_else(|| from_docker.then_some(Method::GZIP));
     let top = match method {
@@ -132,7 +133,7 @@ fn parts(
     done: &mut HashSet<Digest>,
     depth: usize,
 ) -> Result<()> {
-    let limits = Limits::default();
+    let limits = DocumentLimits::default();
     if depth > MOST_INDEXES {
         let message = format!("the image lies deeper than in {MOST_INDEXES} indexes");
         return Err(Error::of_kind(Kind::Limit, message));
@@ -169,17 +170,17 @@ fn recompressed(
     platform: &Platform,
     method: Method,
 ) -> Result<Received> {
-    let image = source.image(platform, &Limits::default())?;
+    let image = source.image(platform, &DocumentLimits::default())?;
     let mut layers = Vec::new();
     for (layer, diff_id) in image.found.manifest.layers.iter().zip(&image.config.diff_ids) {
         let descriptor = &layer.descriptor;
-        if plain(layer.compression) == method.compression {
+        if layer.compression == method.compression {
             tell(global, descriptor, to.blob(descriptor, source)?);
             layers.push(descriptor.clone());
             continue;
         }
         let stream = io::BufReader::with_capacity(256 << 10, source.blob(descriptor)?);
-        let (made, section) = compress(stream, plain(layer.compression), diff_id, method)
+        let (made, section) = compress(stream, layer.compression, diff_id, method)
             .context(|| format!("layer {}", descriptor.digest))?;
         tell(global, &made, to.made(&made, &section)?);
         layers.push(made);
@@ -189,7 +190,7 @@ fn recompressed(
     io::copy(&mut image.config_bytes.as_slice(), &mut file).context(|| "write the config")?;
     to.made(config, &Section::whole(file)?)?;
     let entry = |descriptor: &Descriptor, media_type: &str| json!({"mediaType": media_type, "digest": descriptor.digest.to_string(), "size": descriptor.size});
-    let layers: Vec<_> = layers.iter().map(|layer| entry(layer, method.media_type())).collect();
+    let layers: Vec<_> = layers.iter().map(|layer| entry(layer, method.compression.media_type())).collect();
     let config = entry(config, crate::image::manifest::OCI_CONFIG);
     let document = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers});
     let bytes = document.to_string().into_bytes();
@@ -199,7 +200,7 @@ fn recompressed(
 /// A layer's blob with another compression, in a file without a name, if it is what its diff_id says.
 fn compress(
     stream: impl io::BufRead,
-    compression: unpack::Compression,
+    compression: Compression,
     diff_id: &Digest,
     method: Method,
 ) -> Result<(Descriptor, Section)> {
@@ -214,8 +215,8 @@ fn compress(
         return Err(Error::of_kind(Kind::Integrity, format!("the diff_id is {found}, not {diff_id}")));
     }
     let section = Section::whole(file)?;
-    let (digest, size, media_type) = (hasher.finish(), section.size(), method.media_type().to_owned());
-    Ok((Descriptor { media_type, digest, size, data: None, platform: None, ref_name: None }, section))
+    let descriptor = Descriptor::new(method.compression.media_type(), hasher.finish(), section.size());
+    Ok((descriptor, section))
 }
 
 struct Hashed {
@@ -246,7 +247,8 @@ fn to_docker(
         return Err(Error::new("a docker-archive holds one platform's image, with plain layers")
             .with_way_out("Leave --all and --compression out, or write an oci-archive."));
     }
-    let Image { found, config, config_bytes, .. } = source.image(&which.platform(), &Limits::default())?;
+    let Image { found, config, config_bytes, .. } =
+        source.image(&which.platform(), &DocumentLimits::default())?;
     let mut writer = DockerArchiveWriter::new(tar);
     for (layer, diff_id) in found.manifest.layers.iter().zip(&config.diff_ids) {
         if !writer.has(diff_id) {
@@ -261,14 +263,6 @@ fn to_docker(
     writer.finish(&config_bytes, &config.diff_ids, tag.as_deref())?;
     global.say("a docker-archive keeps no manifest: read back, the image has another digest");
     Ok(found.digest)
-}
-
-fn plain(compression: Compression) -> unpack::Compression {
-    match compression {
-        Compression::None => unpack::Compression::None,
-        Compression::Gzip => unpack::Compression::Gzip,
-        Compression::Zstd => unpack::Compression::Zstd,
-    }
 }
 
 fn tell(global: &Global, blob: &Descriptor, how: Pushed) {

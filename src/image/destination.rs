@@ -159,12 +159,5 @@ fn media_type(manifest: &Received) -> &str {
 }
 
 pub fn descriptor(manifest: &Received) -> Descriptor {
-    Descriptor {
-        media_type: media_type(manifest).to_owned(),
-        digest: manifest.digest.clone(),
-        size: manifest.bytes.len() as u64,
-        data: None,
-        platform: None,
-        ref_name: None,
-    }
+    Descriptor::new(media_type(manifest), manifest.digest.clone(), manifest.bytes.len() as u64)
 }

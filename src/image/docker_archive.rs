@@ -15,11 +15,12 @@ use serde_json::json;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::archive::Archive;
+use crate::image::compression::Compression;
 use crate::image::digest::{Algorithm, Digest, Hasher};
-use crate::image::manifest::{self, Limits, OCI_CONFIG, OCI_MANIFEST, Received};
+use crate::image::limits::DocumentLimits;
+use crate::image::manifest::{self, OCI_CONFIG, OCI_MANIFEST, Received};
 use crate::image::reference::Named;
 use crate::image::section::Section;
-use crate::image::unpack::Compression;
 
 pub const MANIFEST: &str = "manifest.json";
 
@@ -41,7 +42,7 @@ pub struct DockerArchive {
 }
 
 /// What manifest.json lists.
-pub fn images(archive: &Archive, limits: &Limits) -> Result<Vec<Image>> {
+pub fn images(archive: &Archive, limits: &DocumentLimits) -> Result<Vec<Image>> {
     let name = format!("{}: {MANIFEST}", archive.name());
     let bytes = archive.find(MANIFEST).and_then(|section| section.read(limits.manifest));
     let bytes = bytes.context(|| format!("read {name}"))?;
@@ -89,12 +90,12 @@ pub fn select<'a>(archive: &Archive, images: &'a [Image], tag: Option<&str>) -> 
 }
 
 impl DockerArchive {
-    pub fn open(archive: &Archive, tag: Option<&str>, limits: &Limits) -> Result<Self> {
+    pub fn open(archive: &Archive, tag: Option<&str>, limits: &DocumentLimits) -> Result<Self> {
         let images = images(archive, limits)?;
         Self::new(archive, select(archive, &images, tag)?, limits)
     }
 
-    pub fn new(archive: &Archive, image: &Image, limits: &Limits) -> Result<Self> {
+    pub fn new(archive: &Archive, image: &Image, limits: &DocumentLimits) -> Result<Self> {
         let name = archive.name().to_owned();
         let config = archive.find(&image.config).and_then(|section| section.read(limits.config));
         let config = config.context(|| format!("read config of {name}"))?;

@@ -21,7 +21,7 @@ use crate::image::store::Store;
 use crate::image::store::blobs::Insert;
 use crate::image::store::images;
 use crate::image::store::layers::layer_name;
-use crate::image::unpack::{Compression, LayerSpec, Mode, Options, Owners, Unpacked, unpack};
+use crate::image::unpack::{LayerSpec, Mode, Options, Owners, Unpacked, unpack};
 
 pub struct Fetch<'a> {
     pub store: &'a Store,
@@ -251,14 +251,7 @@ impl Fetch<'_> {
 
 /// The manifest as a descriptor of itself.
 pub fn manifest_descriptor(found: &Found) -> Descriptor {
-    Descriptor {
-        media_type: found.media_type.clone(),
-        digest: found.digest.clone(),
-        size: found.bytes.len() as u64,
-        data: None,
-        platform: None,
-        ref_name: None,
-    }
+    Descriptor::new(&found.media_type, found.digest.clone(), found.bytes.len() as u64)
 }
 
 struct Layer<'i> {
@@ -291,11 +284,7 @@ fn specs<'i>(image: &'i Image) -> Vec<Layer<'i>> {
             digest: layer.descriptor.digest.to_string(),
             size: layer.descriptor.size,
             diff_id: diff_id.to_string(),
-            compression: match layer.compression {
-                manifest::Compression::None => Compression::None,
-                manifest::Compression::Gzip => Compression::Gzip,
-                manifest::Compression::Zstd => Compression::Zstd,
-            },
+            compression: layer.compression,
         },
     };
     both.map(layer).collect()

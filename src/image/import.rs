@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Kind as ErrorClass, Result};
 use crate::image::cli::{ExportOptions, Global, ImportOptions};
+use crate::image::compression::Compression;
 use crate::image::container_root::ContainerRoot;
 use crate::image::make;
 use crate::image::pack::{Kind, Packed, Top, pack};
 use crate::image::platform::Platform;
 use crate::image::scratch::Unfinished;
+use crate::image::unpack::Owners;
 use crate::image::unpack::decoder::Decoder;
-use crate::image::unpack::{Compression, Owners};
 
 pub fn import(global: &Global, options: &ImportOptions) -> Result<Vec<u8>> {
     let name = global.named(&options.reference)?.to_string();

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
 use crate::image::cli::{Global, InspectOptions};
-use crate::image::manifest::Limits;
+use crate::image::limits::DocumentLimits;
 use crate::image::source::{Image, Source};
 
 pub fn inspect(global: &Global, options: &InspectOptions) -> Result<Vec<u8>> {
     let platform = options.platform()?;
-    let limits = Limits::default();
+    let limits = DocumentLimits::default();
     let reference = global.reference(&options.reference)?;
     let source = Source::open(&reference, &limits, || global.client())?;
     if options.raw {

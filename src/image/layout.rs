@@ -4,7 +4,6 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +12,8 @@ use serde_json::Value;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::archive::Archive;
 use crate::image::digest::{Digest, Verified};
-use crate::image::manifest::{Descriptor, Document, Limits, Received};
+use crate::image::limits::DocumentLimits;
+use crate::image::manifest::{Descriptor, Document, Received};
 use crate::image::section::{Reader, Section};
 
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl Layout {
     }
 
     /// All that is in index.json.
-    pub fn index(&self, limits: &Limits) -> Result<Vec<Descriptor>> {
+    pub fn index(&self, limits: &DocumentLimits) -> Result<Vec<Descriptor>> {
         let what = &self.name;
         let bytes = self.files.read("index.json", limits.manifest).context(|| what.clone())?;
         match Document::parse(&bytes, None, limits, &format!("{what}: index.json"))? {
@@ -81,7 +81,7 @@ impl Layout {
 
     /// Of each image what it is called in full, as far as it is: containerd and Docker have an annotation for that,
     /// others put it where a tag should be.
-    pub fn names(&self, limits: &Limits) -> Result<Vec<(Digest, Option<String>)>> {
+    pub fn names(&self, limits: &DocumentLimits) -> Result<Vec<(Digest, Option<String>)>> {
         let bytes = self.files.read("index.json", limits.manifest).context(|| self.name.clone())?;
         let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let full = |digest: &Digest| {
@@ -106,7 +106,7 @@ impl Layout {
     }
 
     /// The manifest or index of a name, or the only one.
-    pub fn manifest(&self, name: Option<&str>, limits: &Limits) -> Result<Received> {
+    pub fn manifest(&self, name: Option<&str>, limits: &DocumentLimits) -> Result<Received> {
         let what = &self.name;
         let index = self.index(limits)?;
         let fits = |descriptor: &&Descriptor| name.is_none() || descriptor.ref_name.as_deref() == name;
@@ -135,18 +135,8 @@ impl Layout {
     }
 
     /// A manifest, index or config, verified.
-    pub fn document(&self, descriptor: &Descriptor, limits: &Limits) -> Result<Vec<u8>> {
-        if let Some(data) = &descriptor.data {
-            return Ok(data.clone());
-        }
-        let most = limits.manifest.max(limits.config);
-        if descriptor.size > most {
-            let message = format!("blob {}: it is larger than {most} bytes", descriptor.digest);
-            return Err(Error::of_kind(Kind::Limit, message));
-        }
-        let mut bytes = Vec::new();
-        self.blob(descriptor)?.read_to_end(&mut bytes)?;
-        Ok(bytes)
+    pub fn document(&self, descriptor: &Descriptor, limits: &DocumentLimits) -> Result<Vec<u8>> {
+        limits.read(descriptor, || self.blob(descriptor))
     }
 
     /// A blob's bytes; see [`Verified`].

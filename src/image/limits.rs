@@ -1,12 +1,51 @@
 //! `--limits k=v`: what an image may cost at most, the documents and each layer.
 
-use crate::error::{Error, Result};
-use crate::image::{manifest, unpack};
+use std::io::Read;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Verified;
+use crate::image::manifest::Descriptor;
+use crate::image::unpack::LayerLimits;
 
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    pub documents: manifest::Limits,
-    pub unpack: unpack::Limits,
+    pub documents: DocumentLimits,
+    pub unpack: LayerLimits,
+}
+
+/// Of manifests, indexes and configs.
+#[derive(Clone, Copy, Debug)]
+pub struct DocumentLimits {
+    pub manifest: u64, // bytes
+    pub config: u64,   // bytes
+    pub layers: usize,
+}
+
+impl Default for DocumentLimits {
+    fn default() -> Self {
+        Self { manifest: 4 << 20, config: 8 << 20, layers: 1000 }
+    }
+}
+
+impl DocumentLimits {
+    /// A manifest, index or config, which its descriptor may hold itself.
+    pub fn read<R: Read>(
+        &self,
+        descriptor: &Descriptor,
+        blob: impl FnOnce() -> Result<Verified<R>>,
+    ) -> Result<Vec<u8>> {
+        if let Some(data) = &descriptor.data {
+            return Ok(data.clone());
+        }
+        let most = self.manifest.max(self.config);
+        if descriptor.size > most {
+            let message = format!("blob {}: it is larger than {most} bytes", descriptor.digest);
+            return Err(Error::of_kind(Kind::Limit, message));
+        }
+        let mut bytes = Vec::new();
+        blob()?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 /// In the order of `--help`.

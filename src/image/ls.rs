@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::image::cli::Global;
-use crate::image::manifest::{Document, Limits};
+use crate::image::limits::DocumentLimits;
+use crate::image::manifest::Document;
 use crate::image::store::Store;
 use crate::image::store::images::Image;
 
@@ -53,7 +54,7 @@ pub fn digests_below(
     if store.has_image(&top.digest) || depth > DEEPEST {
         return found;
     }
-    let limits = Limits::default();
+    let limits = DocumentLimits::default();
     let read = store.document(top, &limits);
     let document = read.and_then(|bytes| Document::parse(&bytes, Some(&top.media_type), &limits, "index"));
     if let Ok(Document::Index(below)) = document {

@@ -26,9 +26,7 @@ pub fn layer<T>(
     let said = fill(&mut compressor)?;
     let (diff_id, insert) = compressor.finish().context(|| "write a layer")?;
     let (digest, size) = insert.finish()?;
-    let media_type = method.media_type().to_owned();
-    let layer = Descriptor { media_type, digest, size, data: None, platform: None, ref_name: None };
-    Ok((layer, diff_id, said))
+    Ok((Descriptor::new(method.compression.media_type(), digest, size), diff_id, said))
 }
 
 /// Gives the image of these layers, the lowest first, a name in the store; it is ready for a bundle.

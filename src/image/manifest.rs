@@ -11,7 +11,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::compression::Compression;
 use crate::image::digest::{Digest, brief};
+use crate::image::limits::DocumentLimits;
 use crate::image::platform::Platform;
 use crate::spec::{self, Node, Report};
 
@@ -26,20 +28,6 @@ const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// How many indexes are followed down to a manifest.
 pub const MOST_INDEXES: usize = 4;
 
-/// What is let pass.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub manifest: u64, // bytes
-    pub config: u64,   // bytes
-    pub layers: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { manifest: 4 << 20, config: 8 << 20, layers: 1000 }
-    }
-}
-
 /// What names a blob or a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
@@ -53,11 +41,15 @@ pub struct Descriptor {
     pub ref_name: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    None,
-    Gzip,
-    Zstd,
+impl Descriptor {
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size, data: None, platform: None, ref_name: None }
+    }
+
+    /// Of a blob that is at hand.
+    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Self::new(media_type, Digest::of(bytes), bytes.len() as u64)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +104,12 @@ pub struct Found {
 
 impl Document {
     /// `media_type` is what the registry or a descriptor calls it; `name` is for errors.
-    pub fn parse(bytes: &[u8], media_type: Option<&str>, limits: &Limits, name: &str) -> Result<Self> {
+    pub fn parse(
+        bytes: &[u8],
+        media_type: Option<&str>,
+        limits: &DocumentLimits,
+        name: &str,
+    ) -> Result<Self> {
         if bytes.len() as u64 > limits.manifest {
             return Err(too_large(name, limits.manifest));
         }
@@ -137,7 +134,7 @@ pub struct Parts {
 
 impl Parts {
     /// See [`Document::parse`].
-    pub fn of(bytes: &[u8], media_type: Option<&str>, limits: &Limits, name: &str) -> Result<Self> {
+    pub fn of(bytes: &[u8], media_type: Option<&str>, limits: &DocumentLimits, name: &str) -> Result<Self> {
         if bytes.len() as u64 > limits.manifest {
             return Err(too_large(name, limits.manifest));
         }
@@ -205,7 +202,7 @@ fn root_kind(root: &Node, media_type: Option<&str>) -> Result<Option<bool>> {
     Ok(Some(has_manifests))
 }
 
-fn manifest(root: &Node, limits: &Limits) -> Result<Option<Manifest>> {
+fn manifest(root: &Node, limits: &DocumentLimits) -> Result<Option<Manifest>> {
     let config = root.object("config");
     if config.is_none() && !root.has("config") {
         root.problem("config", "is required");
@@ -241,22 +238,9 @@ fn manifest(root: &Node, limits: &Limits) -> Result<Option<Manifest>> {
 fn layer(node: &Node) -> Option<Layer> {
     let descriptor = descriptor(node);
     let media_type = node.string("mediaType")?;
-    // Non-distributable ones are but a matter of licences.
-    let compression = match media_type {
-        "application/vnd.oci.image.layer.v1.tar"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
-        | "application/vnd.docker.image.rootfs.diff.tar" => Compression::None,
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Compression::Gzip,
-        "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Compression::Zstd,
-        _ => {
-            node.problem("mediaType", format_args!("{:?} is no layer of an image", brief(media_type)));
-            return None;
-        }
+    let Some(compression) = Compression::of_media_type(media_type) else {
+        node.problem("mediaType", format_args!("{:?} is no layer of an image", brief(media_type)));
+        return None;
     };
     Some(Layer { descriptor: descriptor?, compression })
 }
@@ -362,7 +346,7 @@ pub fn select<'a>(index: &'a [Descriptor], platform: &Platform) -> Result<&'a De
 pub fn resolve(
     top: Received,
     platform: &Platform,
-    limits: &Limits,
+    limits: &DocumentLimits,
     mut fetch: impl FnMut(&Descriptor) -> Result<Vec<u8>>,
 ) -> Result<Found> {
     let Received { mut digest, mut media_type, mut bytes } = top;
@@ -408,7 +392,7 @@ mod tests {
     }
 
     fn parse(document: &Value, media_type: Option<&str>) -> Result<Document> {
-        Document::parse(document.to_string().as_bytes(), media_type, &Limits::default(), "manifest x")
+        Document::parse(document.to_string().as_bytes(), media_type, &DocumentLimits::default(), "manifest x")
     }
 
     fn parse_manifest(document: &Value) -> Manifest {
@@ -481,12 +465,13 @@ mod tests {
         let error = parse(&json!({"schemaVersion": 2}), None).unwrap_err().to_string();
         assert!(error.contains("neither a manifest nor an index"), "{error}");
         let twice = format!("{{\"layers\": [], {}", &image().to_string()[1..]);
-        let error = Document::parse(twice.as_bytes(), None, &Limits::default(), "manifest x")
+        let error = Document::parse(twice.as_bytes(), None, &DocumentLimits::default(), "manifest x")
             .unwrap_err()
             .to_string();
         assert!(error.contains("/layers"), "{error}");
         for json in ["[]", "", "{", "null", &"[".repeat(100_000)] {
-            let error = Document::parse(json.as_bytes(), None, &Limits::default(), "manifest x").unwrap_err();
+            let error =
+                Document::parse(json.as_bytes(), None, &DocumentLimits::default(), "manifest x").unwrap_err();
             assert_eq!(error.kind(), Kind::Integrity, "{error}");
         }
     }
@@ -521,18 +506,21 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_refused_by_its_limit() {
-        let parse = |document: &Value, limits: Limits| {
+        let parse = |document: &Value, limits: DocumentLimits| {
             Document::parse(document.to_string().as_bytes(), None, &limits, "manifest x").unwrap_err()
         };
         let mut many = image();
         many["layers"] = json!(vec![image()["layers"][0].clone(); 1001]);
-        let error = parse(&many, Limits::default());
+        let error = parse(&many, DocumentLimits::default());
         assert_eq!(error.to_string(), "manifest x: 1001 layers are more than the 1000 that are let pass");
         assert_eq!(error.kind(), Kind::Limit);
         let mut config = image();
         config["config"]["size"] = json!((8 << 20) + 1);
-        assert_eq!(parse(&config, Limits::default()).kind(), Kind::Limit);
-        assert_eq!(parse(&image(), Limits { manifest: 10, ..Limits::default() }).kind(), Kind::Limit);
+        assert_eq!(parse(&config, DocumentLimits::default()).kind(), Kind::Limit);
+        assert_eq!(
+            parse(&image(), DocumentLimits { manifest: 10, ..DocumentLimits::default() }).kind(),
+            Kind::Limit
+        );
     }
 
     #[test]
@@ -583,7 +571,7 @@ mod tests {
             entry(Some("linux/amd64"), "amd64"),
             entry(Some("linux/amd64"), "again"),
         ];
-        let all = Document::parse(&index(&entries), None, &Limits::default(), "index").unwrap();
+        let all = Document::parse(&index(&entries), None, &DocumentLimits::default(), "index").unwrap();
         let Document::Index(all) = all else { panic!("no index") };
         for (platform, image) in
             [("linux/arm/v7", "v6"), ("linux/arm/v5", "v5"), ("amd64", "amd64"), ("riscv64", "unknown")]
@@ -613,7 +601,7 @@ mod tests {
         }
         let bytes = documents.last().unwrap().clone();
         let top = Received { digest: Digest::of(&bytes), media_type: None, bytes };
-        resolve(top, &Platform::host(), &Limits::default(), |wanted| {
+        resolve(top, &Platform::host(), &DocumentLimits::default(), |wanted| {
             Ok(documents.iter().find(|bytes| Digest::of(bytes) == wanted.digest).unwrap().clone())
         })
     }

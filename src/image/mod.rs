@@ -6,6 +6,7 @@
 //! | the command line | [`cli`]; what a command does is in the file of its name |
 //! | how an image is named | [`reference`] |
 //! | digests, and streams that are checked against one | [`digest`] |
+//! | how a layer is compressed | [`compression`] |
 //! | manifests, indexes and configs, as far as they decide what is fetched | [`manifest`] |
 //! | which of an index's images is for this machine | [`platform`] |
 //! | images in directories and in archives | [`layout`], [`docker_archive`]; [`archive`] finds what is in a tar file |
@@ -34,6 +35,7 @@ pub mod archive;
 pub mod bundle;
 pub mod cli;
 pub mod commit;
+pub mod compression;
 pub mod container_root;
 pub mod copy;
 pub mod credentials;

@@ -11,8 +11,9 @@ use serde_json::json;
 use crate::error::{Context, Result};
 use crate::image::cli::Global;
 use crate::image::digest::Digest;
+use crate::image::limits::DocumentLimits;
 use crate::image::ls::digests_below;
-use crate::image::manifest::{Config, Descriptor, Document, Limits, Manifest};
+use crate::image::manifest::{Config, Descriptor, Document, Manifest};
 use crate::image::mounted::overlays;
 use crate::image::store::Store;
 use crate::image::store::layers::{chain_name, layer_name};
@@ -101,7 +102,7 @@ impl Kept {
 /// The manifest and the config of an image in the store.
 pub fn read(store: &Store, descriptor: &Descriptor) -> Result<(Manifest, Config)> {
     // They were let in already.
-    let limits = Limits { manifest: u64::MAX, config: u64::MAX, layers: usize::MAX };
+    let limits = DocumentLimits { manifest: u64::MAX, config: u64::MAX, layers: usize::MAX };
     let name = format!("manifest {}", descriptor.digest);
     let bytes = store.document(descriptor, &limits)?;
     let Document::Manifest(manifest) = Document::parse(&bytes, None, &limits, &name)? else {

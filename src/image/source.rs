@@ -9,7 +9,8 @@ use crate::image::archive::Archive;
 use crate::image::digest::{Digest, Verified};
 use crate::image::docker_archive::DockerArchive;
 use crate::image::layout::Layout;
-use crate::image::manifest::{Config, Descriptor, Found, Limits, Received, resolve};
+use crate::image::limits::DocumentLimits;
+use crate::image::manifest::{Config, Descriptor, Found, Received, resolve};
 use crate::image::platform::Platform;
 use crate::image::reference::{Named, Reference};
 use crate::image::registry::Client;
@@ -50,7 +51,7 @@ impl Source<'_> {
     /// Where `reference` says; the client is made for a registry's only.
     pub fn open(
         reference: &Reference,
-        limits: &Limits,
+        limits: &DocumentLimits,
         client: impl FnOnce() -> Result<Client>,
     ) -> Result<Self> {
         match reference {
@@ -76,7 +77,7 @@ impl Source<'_> {
     }
 
     /// The manifest or index that the name stands for.
-    pub fn top(&self, limits: &Limits) -> Result<Received> {
+    pub fn top(&self, limits: &DocumentLimits) -> Result<Received> {
         match self {
             Self::Registry { client, named } => client.manifest(named, limits),
             Self::Layout { layout, name } => layout.manifest(name.as_deref(), limits),
@@ -97,7 +98,7 @@ impl Source<'_> {
     }
 
     /// A manifest, index or config, verified.
-    pub fn document(&self, descriptor: &Descriptor, limits: &Limits) -> Result<Vec<u8>> {
+    pub fn document(&self, descriptor: &Descriptor, limits: &DocumentLimits) -> Result<Vec<u8>> {
         if let Some(data) = &descriptor.data {
             return Ok(data.clone());
         }
@@ -120,7 +121,7 @@ impl Source<'_> {
     }
 
     /// The image for a platform, with its config.
-    pub fn image(&self, platform: &Platform, limits: &Limits) -> Result<Image> {
+    pub fn image(&self, platform: &Platform, limits: &DocumentLimits) -> Result<Image> {
         let top = self.top(limits)?;
         let found = resolve(top.clone(), platform, limits, |descriptor| self.document(descriptor, limits))
             .context(|| self.to_string())?;

@@ -17,14 +17,7 @@ pub fn verify(global: &Global) -> Result<Vec<u8>> {
     let mut checked = 0;
     for (digest, size) in store.blobs()? {
         checked += 1;
-        let descriptor = Descriptor {
-            media_type: String::new(),
-            digest,
-            size,
-            data: None,
-            platform: None,
-            ref_name: None,
-        };
+        let descriptor = Descriptor::new("", digest, size);
         if let Err(error) = check(&store, &descriptor) {
             problems.insert(descriptor.digest.to_string(), error.to_string());
         }

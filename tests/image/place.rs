@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use keel::error::{Error, Result};
 use keel::image::digest::Digest;
-use keel::image::manifest::{Descriptor, Limits, OCI_MANIFEST};
+use keel::image::limits::DocumentLimits;
+use keel::image::manifest::{Descriptor, OCI_MANIFEST};
 use keel::image::reference::Named;
 use keel::image::registry::{Client, Options};
 use serde_json::{Value, json};
@@ -139,20 +140,13 @@ pub fn named(text: &str) -> Named {
     Named::parse(text).unwrap()
 }
 
-pub fn limits() -> Limits {
-    Limits::default()
+pub fn limits() -> DocumentLimits {
+    DocumentLimits::default()
 }
 
 /// What a manifest says of a blob.
 pub fn descriptor(bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: OCI_MANIFEST.into(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        data: None,
-        platform: None,
-        ref_name: None,
-    }
+    Descriptor::of(OCI_MANIFEST, bytes)
 }
 
 /// Reads a blob of `test/app` at an address.

@@ -20,6 +20,11 @@ tests![
 
 const USER: u32 = 4711;
 
+/// What it takes to act as the user.
+fn user() -> Result<(), String> {
+    root().and(program("setpriv")).and(program("unshare")).and(program("busybox"))
+}
+
 fn image() -> Image {
     let owned = Header { uid: 5, gid: 6, mode: 0o4755, ..Header::new("owned", b'0') };
     let upper = Tar::new().dir("d/").file("d/.wh.gone", "").dir("o/").file("o/.wh..wh..opq", "");
@@ -65,7 +70,7 @@ fn config_of(place: &Place, bundle: &str) -> Value {
 }
 
 fn with_one_id_all_files_belong_to_it() {
-    needs!(root(), program("setpriv"), program("unshare"), program("busybox"));
+    needs!(user());
     let place = place();
     let reference = image().layout(&place, "i");
     let run = place.as_user(None, &["bundle", &reference, "web"]);
@@ -88,14 +93,7 @@ fn with_one_id_all_files_belong_to_it() {
 }
 
 fn with_subordinate_ids_files_belong_to_these() {
-    needs!(
-        root(),
-        program("setpriv"),
-        program("unshare"),
-        program("newuidmap"),
-        program("newgidmap"),
-        program("busybox")
-    );
+    needs!(user(), program("newuidmap"), program("newgidmap"));
     let place = place();
     let reference = image().layout(&place, "i");
     let run = place.as_user(Some("me:300000:65536\n"), &["bundle", &reference, "web", "--rootfs=copy"]);
@@ -111,7 +109,7 @@ fn with_subordinate_ids_files_belong_to_these() {
 }
 
 fn layers_made_with_other_ids_are_refused() {
-    needs!(root(), program("setpriv"), program("unshare"), program("busybox"));
+    needs!(user());
     let place = place();
     let reference = image().layout(&place, "i");
     assert_eq!(place.as_user(None, &["pull", &reference]).code, 0);
@@ -124,7 +122,7 @@ fn layers_made_with_other_ids_are_refused() {
 }
 
 fn what_only_root_can_do_is_refused() {
-    needs!(root(), program("setpriv"), program("unshare"), program("busybox"));
+    needs!(user());
     let place = place();
     let reference = image().layout(&place, "i");
     for (option, why) in [
@@ -141,14 +139,7 @@ fn what_only_root_can_do_is_refused() {
 }
 
 fn a_users_bundle_runs_as_the_user() {
-    needs!(
-        root(),
-        program("setpriv"),
-        program("unshare"),
-        program("newuidmap"),
-        program("newgidmap"),
-        program("busybox")
-    );
+    needs!(user(), program("newuidmap"), program("newgidmap"));
     let script = "stat -c %u:%g /owned; ls /d /o; echo new >/owned; rm /d/kept; mkdir /o/new";
     for (ids, owner, store) in [(None, "0:0", "single"), (Some("me:300000:65536\n"), "5:6", "several")] {
         for kind in ["overlay", "copy"] {

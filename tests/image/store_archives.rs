@@ -389,14 +389,7 @@ fn bundle(place: &Place) -> (PathBuf, Image) {
     shell(place, "mkdir -p b/rootfs b/upper b/work; echo mine >b/upper/new; mknod b/upper/bin c 0 0; mkdir b/upper/etc
         mknod b/upper/etc/new c 0 0; echo changed >b/upper/etc/arch; chown 5:6 b/upper/etc/arch; chmod 711 b/upper");
     place.write("b/config.json", config.to_string());
-    let manifest = Descriptor {
-        media_type: keel::image::manifest::OCI_MANIFEST.into(),
-        digest: Digest::of(image.manifest.as_bytes()),
-        size: image.manifest.len() as u64,
-        data: None,
-        platform: None,
-        ref_name: None,
-    };
+    let manifest = Descriptor::of(keel::image::manifest::OCI_MANIFEST, image.manifest.as_bytes());
     let mut record = Bundle::new(&place.path("b"), "docker.io/library/app:v1".into(), manifest).unwrap();
     record.layers = names;
     store.put_bundle(&record).unwrap();

@@ -10,6 +10,7 @@ mod engine_profile;
 mod harness;
 mod payload;
 mod sandbox;
+mod swap;
 
 mod capabilities;
 mod cgroup;

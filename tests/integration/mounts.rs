@@ -3,14 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use crate::sandbox::Sandbox;
+use crate::swap::while_swapped;
 use crate::tests;
 
 tests![
@@ -369,14 +367,7 @@ fn a_swapped_volume_never_reaches_the_host() {
     symlink(&decoy, volume.join("b")).unwrap();
     c.mount(bind(&volume, "/volume")).mount(tmpfs("/volume/a/made")).mount(tmpfs("/volume/b/made"));
     c.mount(bind(&volume, "/volume/a")).acts("exit 0").write_config();
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let (a, b) = (volume.join("a"), volume.join("b"));
-                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
-            }
-        });
+    while_swapped(&volume.join("a"), &volume.join("b"), || {
         for _ in 0..creates {
             // Any outcome is right, but for one that reaches out of the volume.
             c.keel(&["run", &c.id]);
@@ -384,7 +375,6 @@ fn a_swapped_volume_never_reaches_the_host() {
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_untouched(&decoy);
     assert_eq!(c.left(), Vec::<String>::new());

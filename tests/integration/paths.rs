@@ -1,13 +1,11 @@
 //! /linux/maskedPaths and /linux/readonlyPaths.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 
 use crate::sandbox::Sandbox;
+use crate::swap::while_swapped;
 use crate::tests;
 
 tests![
@@ -136,15 +134,7 @@ fn masks_stay_on_a_proc_that_somebody_renames() {
         ["keys", "sys/kernel/domainname"].map(|file| ["/proc", "/other"].map(|d| format!("{d}/{file}")));
     c.acts(&format!("stat {} ; stat {} ; open w {} ; open w {}", keys[0], keys[1], sys[0], sys[1]))
         .write_config();
-    let (stop, swap) = (AtomicBool::new(false), || {
-        renameat2(AT_FDCWD, &proc, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).unwrap();
-    });
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                swap();
-            }
-        });
+    while_swapped(&proc, &other, || {
         // Some of them fail: their mount point is gone.
         let runs: Vec<_> =
             (0..creates).map(|_| c.keel(&["run", &c.id])).filter(|output| output.code == 0).collect();
@@ -158,7 +148,6 @@ fn masks_stay_on_a_proc_that_somebody_renames() {
                 lines.iter().take(2).any(bare) || lines.iter().skip(2).any(|line| *line == "ok")
             })
             .collect();
-        stop.store(true, Ordering::Relaxed);
         assert!(!runs.is_empty());
         assert!(bad.is_empty(), "{} of {}: {:#?}", bad.len(), runs.len(), bad[0]);
     });

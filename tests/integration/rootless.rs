@@ -6,14 +6,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::sandbox::{SUBIDS, Sandbox, USER, USER_NAME, copy, keel, program};
+use crate::swap::while_swapped;
 use crate::{needs, terminal, tests};
 
 tests![
@@ -790,19 +789,11 @@ fn a_swapped_volume_never_reaches_the_host() {
         {"path": "/v/a/x/fifo", "type": "p"}]),
     );
     c.acts("exit 0").write_config();
-    let end = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !end.load(Ordering::Relaxed) {
-                let (a, b) = (volume.join("a"), volume.join("b"));
-                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
-            }
-        });
+    while_swapped(&volume.join("a"), &volume.join("b"), || {
         for _ in 0..100 {
             // Whether it works depends on the moment.
             c.keel(&["run", &c.id]);
         }
-        end.store(true, Ordering::Relaxed);
     });
     assert_eq!(fs::read_dir(&decoy).unwrap().count(), 0);
     assert_eq!(c.left(), Vec::<String>::new());

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::sandbox::{HOST_ROOT, Sandbox};
+use crate::swap::while_swapped;
 use crate::{needs, tests};
 
 tests![
@@ -706,19 +704,11 @@ fn a_swapped_volume_never_reaches_the_host() {
     c.mount(json!({"destination": "/v/a", "type": "tmpfs", "source": "tmpfs"}));
     c.set("/linux/devices", json!([{"path": "/v/a/x/null", "type": "c", "major": 1, "minor": 3}]));
     c.acts("exit 0").write_config();
-    let end = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !end.load(Ordering::Relaxed) {
-                let (a, b) = (volume.join("a"), volume.join("b"));
-                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
-            }
-        });
+    while_swapped(&volume.join("a"), &volume.join("b"), || {
         for _ in 0..100 {
             // Whether it works depends on the moment.
             c.keel(&["run", &c.id]);
         }
-        end.store(true, Ordering::Relaxed);
     });
     assert_eq!(fs::read_dir(&decoy).unwrap().count(), 0);
     assert_eq!(c.left(), Vec::<String>::new());

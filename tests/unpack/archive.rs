@@ -1,6 +1,7 @@
 //! Archives made by hand, so that they can be wrong.
 
-use keel::image::unpack::{Compression, LayerSpec, Limits, Mode, Options, Owners, Unpacked, unpack};
+use keel::image::compression::Compression;
+use keel::image::unpack::{LayerLimits, LayerSpec, Mode, Options, Owners, Unpacked, unpack};
 use keel::sys::fs::fgetxattr;
 use sha2::{Digest, Sha256};
 use std::ffi::CString;
@@ -139,7 +140,7 @@ pub fn digest(data: &[u8]) -> String {
 pub const OVERLAY: Mode = Mode::Overlay { user_xattr: false };
 
 pub fn options(mode: Mode) -> Options {
-    let limits = Limits { free: 0, ..Limits::default() };
+    let limits = LayerLimits { free: 0, ..LayerLimits::default() };
     Options { mode, limits, owners: Owners::Kept, devices: false }
 }
 

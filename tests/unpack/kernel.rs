@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use keel::error::Kind;
-use keel::image::unpack::{Compression, Mode, unpack};
+use keel::image::compression::Compression;
+use keel::image::unpack::{Mode, unpack};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keel::image::unpack::{Compression, Mode, Options, Owners, Range, unpack};
+use keel::image::compression::Compression;
+use keel::image::unpack::{Mode, Options, Owners, Range, unpack};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, options, snapshot, spec, xattrs};
 use crate::{needs, program, root, tests};

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 
 use flate2::{Compression as Level, write::GzEncoder};
 use keel::error::{Error, Kind};
-use keel::image::unpack::{Compression, LayerSpec, Limits, Options, unpack};
+use keel::image::compression::Compression;
+use keel::image::unpack::{LayerLimits, LayerSpec, Options, unpack};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, digest, options, spec};
 use crate::{needs, root, tests};
@@ -142,7 +143,7 @@ fn each_limit_has_its_error() {
     let file = |data: &[u8]| Tar::new().file("a", data);
     let long = vec![b'x'; 300];
     let deep = "d/".repeat(90);
-    let set = |change: fn(&mut Limits)| {
+    let set = |change: fn(&mut LayerLimits)| {
         let mut options = options(OVERLAY);
         change(&mut options.limits);
         options

@@ -8,7 +8,7 @@ use std::process::Command;
 use keel::error::Result;
 use keel::image::pack::{Kind, Packed, Top, pack};
 use keel::image::unpack::tar::{Archive, Entry};
-use keel::image::unpack::{Limits, Mode, Owners, Range};
+use keel::image::unpack::{LayerLimits, Mode, Owners, Range};
 use nix::mount::{MsFlags, mount};
 
 use crate::archive::{OVERLAY, Place, list, options, snapshot};
@@ -46,7 +46,7 @@ fn packed(tops: &[&Path], kind: Kind) -> Result<(Vec<u8>, Packed)> {
 }
 
 fn entries(archive: &[u8]) -> Vec<Entry> {
-    let limits = Limits::default();
+    let limits = LayerLimits::default();
     let mut archive = Archive::new(archive, &limits);
     std::iter::from_fn(|| archive.next_entry().unwrap()).collect()
 }

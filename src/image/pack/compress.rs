@@ -7,8 +7,8 @@ use std::str::FromStr;
 use flate2::write::GzEncoder;
 
 use crate::error::{Context, Result};
+use crate::image::compression::Compression;
 use crate::image::digest::{Algorithm, Digest, Hasher};
-use crate::image::unpack::Compression;
 
 /// How a layer that is made here is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +19,6 @@ pub struct Method {
 
 impl Method {
     pub const GZIP: Self = Self { compression: Compression::Gzip, level: 6 };
-
-    pub fn media_type(self) -> &'static str {
-        match self.compression {
-            Compression::None => "application/vnd.oci.image.layer.v1.tar",
-            Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
-        }
-    }
 }
 
 impl FromStr for Method {

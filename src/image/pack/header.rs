@@ -165,14 +165,14 @@ fn time(time: TimeSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::unpack::Limits;
+    use crate::image::unpack::LayerLimits;
     use crate::image::unpack::tar::Archive;
 
     /// As our own reader reads it.
     fn read_back(header: &Header<'_>) -> crate::image::unpack::tar::Entry {
         let mut bytes = Vec::new();
         header.write(&mut bytes).unwrap();
-        let limits = Limits::default();
+        let limits = LayerLimits::default();
         Archive::new(bytes.as_slice(), &limits).next_entry().unwrap().unwrap()
     }
 
@@ -208,7 +208,7 @@ mod tests {
     fn a_great_size_fits_into_one_block() {
         for size in [0, MOST_OF_12, MOST_OF_12 + 1, i64::MAX as u64] {
             let block = Header { size, ..Header::new(Type::File, b"a") }.block();
-            let limits = Limits::default();
+            let limits = LayerLimits::default();
             let entry = Archive::new(block.as_slice(), &limits).next_entry().unwrap().unwrap();
             assert_eq!(entry.stored, size);
         }

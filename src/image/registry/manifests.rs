@@ -12,9 +12,9 @@ use super::url::{Origin, resolve};
 use super::{Client, Endpoint};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::limits::DocumentLimits;
 use crate::image::manifest::{
-    self, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Found, Limits, Manifest, OCI_INDEX, OCI_MANIFEST,
-    Received,
+    self, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Found, Manifest, OCI_INDEX, OCI_MANIFEST, Received,
 };
 use crate::image::platform::Platform;
 use crate::image::reference::Named;
@@ -25,7 +25,7 @@ const MOST_TAGS: usize = 1_000_000;
 
 impl Client {
     /// The manifest or index of a tag or a digest. What a tag names is the registry's word.
-    pub fn manifest(&self, named: &Named, limits: &Limits) -> Result<Received> {
+    pub fn manifest(&self, named: &Named, limits: &DocumentLimits) -> Result<Received> {
         self.anywhere(named, |endpoint| {
             let request = self.manifest_request(endpoint, named, Method::GET)?;
             let response = self.call(endpoint, &endpoint.pull(), request)?;
@@ -46,7 +46,7 @@ impl Client {
     }
 
     /// What a tag names, without what it holds; None if it does not exist.
-    pub fn manifest_digest(&self, named: &Named, limits: &Limits) -> Result<Option<Digest>> {
+    pub fn manifest_digest(&self, named: &Named, limits: &DocumentLimits) -> Result<Option<Digest>> {
         let missing = |error: &Error| error.kind() == Kind::NotFound;
         let head = self.anywhere(named, |endpoint| {
             let request = self.manifest_request(endpoint, named, Method::HEAD)?;
@@ -63,7 +63,7 @@ impl Client {
     }
 
     /// The image for a platform; its layers are [`Client::blob`]s.
-    pub fn image(&self, named: &Named, platform: &Platform, limits: &Limits) -> Result<Found> {
+    pub fn image(&self, named: &Named, platform: &Platform, limits: &DocumentLimits) -> Result<Found> {
         self.resolve(named, self.manifest(named, limits)?, platform, limits)
     }
 
@@ -73,7 +73,7 @@ impl Client {
         named: &Named,
         top: Received,
         platform: &Platform,
-        limits: &Limits,
+        limits: &DocumentLimits,
     ) -> Result<Found> {
         manifest::resolve(top, platform, limits, |descriptor| {
             let named = Named { digest: Some(descriptor.digest.clone()), ..named.clone() };
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// The config of an image, verified.
-    pub fn config(&self, named: &Named, manifest: &Manifest, limits: &Limits) -> Result<Vec<u8>> {
+    pub fn config(&self, named: &Named, manifest: &Manifest, limits: &DocumentLimits) -> Result<Vec<u8>> {
         let descriptor = &manifest.config;
         if let Some(data) = &descriptor.data {
             return Ok(data.clone());

@@ -2,7 +2,7 @@
 //! what the disk has made of it since is not known.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -10,7 +10,8 @@ use super::Store;
 use super::tmp::Entry;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher, Verified};
-use crate::image::manifest::{Descriptor, Limits};
+use crate::image::limits::DocumentLimits;
+use crate::image::manifest::Descriptor;
 
 impl Store {
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -34,18 +35,8 @@ impl Store {
     }
 
     /// A manifest, index or config, verified.
-    pub fn document(&self, descriptor: &Descriptor, limits: &Limits) -> Result<Vec<u8>> {
-        if let Some(data) = &descriptor.data {
-            return Ok(data.clone());
-        }
-        let most = limits.manifest.max(limits.config);
-        if descriptor.size > most {
-            let message = format!("blob {}: it is larger than {most} bytes", descriptor.digest);
-            return Err(Error::of_kind(Kind::Limit, message));
-        }
-        let mut bytes = Vec::new();
-        self.blob(descriptor)?.read_to_end(&mut bytes)?;
-        Ok(bytes)
+    pub fn document(&self, descriptor: &Descriptor, limits: &DocumentLimits) -> Result<Vec<u8>> {
+        limits.read(descriptor, || self.blob(descriptor))
     }
 
     /// Every blob's name, and its size.

@@ -54,12 +54,9 @@ pub(super) fn to_json(descriptor: &Descriptor) -> Value {
 }
 
 pub(super) fn from_json(value: &Value) -> Option<Descriptor> {
-    Some(Descriptor {
-        media_type: value["mediaType"].as_str()?.to_owned(),
-        digest: Digest::parse(value["digest"].as_str()?).ok()?,
-        size: value["size"].as_u64()?,
-        data: None,
-        platform: None,
-        ref_name: None,
-    })
+    Some(Descriptor::new(
+        value["mediaType"].as_str()?,
+        Digest::parse(value["digest"].as_str()?).ok()?,
+        value["size"].as_u64()?,
+    ))
 }

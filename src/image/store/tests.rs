@@ -1,7 +1,6 @@
 use std::io::Write;
 
 use super::*;
-use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, OCI_MANIFEST};
 use crate::image::unpack::Lacks;
 
@@ -26,14 +25,7 @@ impl Drop for Place {
 }
 
 fn descriptor(bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: OCI_MANIFEST.into(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        data: None,
-        platform: None,
-        ref_name: None,
-    }
+    Descriptor::of(OCI_MANIFEST, bytes)
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::Compression;
 use crate::error::{Context, Result};
+use crate::image::compression::Compression;
 
 /// As zstd's own program has it without --long, 128 MiB; the format allows for 3.75 TiB.
 const LARGEST_WINDOW: u32 = 27;

@@ -2,7 +2,7 @@
 
 /// `--limits k=v`; the keys are the names that errors give.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct LayerLimits {
     /// Entries in one layer.
     pub entries: u64,
     /// Bytes of one layer, unpacked; holes count.
@@ -21,7 +21,7 @@ pub struct Limits {
     pub free: u64,
 }
 
-impl Default for Limits {
+impl Default for LayerLimits {
     fn default() -> Self {
         Self {
             entries: 2_000_000,

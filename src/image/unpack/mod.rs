@@ -40,8 +40,9 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode as Permissions, umask};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::compression::Compression;
 
-pub use limits::Limits;
+pub use limits::LayerLimits;
 pub use owner::{Owners, Range};
 
 /// What the manifest and the config say of a layer.
@@ -59,50 +60,6 @@ pub struct LayerSpec {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-impl Compression {
-    /// Of a layer's media type, OCI or Docker; none for what is no layer, or encrypted.
-    pub fn of_media_type(media_type: &str) -> Option<Self> {
-        let oci = media_type.strip_prefix("application/vnd.oci.image.layer.");
-        let tar = match oci {
-            Some(rest) => rest.strip_prefix("nondistributable.").unwrap_or(rest).strip_prefix("v1.tar")?,
-            None => media_type
-                .strip_prefix("application/vnd.docker.image.rootfs.")
-                .and_then(|rest| rest.strip_prefix("diff.tar").or(rest.strip_prefix("foreign.diff.tar")))?,
-        };
-        match tar {
-            "" => Some(Self::None),
-            "+gzip" | ".gzip" => Some(Self::Gzip),
-            "+zstd" | ".zstd" => Some(Self::Zstd),
-            _ => None,
-        }
-    }
-
-    /// By a blob's first bytes, where nothing tells it: in a docker-archive.
-    pub fn of_blob(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            // A frame, or one to be skipped.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            _ => Self::None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::None => "plain",
-            Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Into an empty directory that becomes a lower layer of overlayfs; with `user_xattr` for a mount by a user.
     Overlay { user_xattr: bool },
@@ -113,7 +70,7 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub mode: Mode,
-    pub limits: Limits,
+    pub limits: LayerLimits,
     pub owners: Owners,
     /// Make device nodes; they are left out otherwise.
     pub devices: bool,

@@ -11,9 +11,10 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::decoder::Decoder;
-use super::limits::{Limits, RATIO_FROM};
-use super::{Compression, LayerSpec, integrity, limit, malformed};
+use super::limits::{LayerLimits, RATIO_FROM};
+use super::{LayerSpec, integrity, limit, malformed};
 use crate::error::{Context, Result};
+use crate::image::compression::Compression;
 use crate::image::digest::{Digest, Hasher};
 
 const PIECE: usize = 256 << 10; // bytes
@@ -119,7 +120,7 @@ pub fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     stream: impl Read + Send + 'scope,
     layer: &'scope LayerSpec,
-    limits: &'scope Limits,
+    limits: &'scope LayerLimits,
     abandoned: &'scope AtomicBool,
 ) -> Result<(Threads<'scope>, Pieces)> {
     if layer.compression == Compression::None && layer.digest != layer.diff_id {
@@ -149,7 +150,7 @@ pub fn start<'scope>(
 fn read(
     mut stream: impl Read,
     layer: &LayerSpec,
-    limits: &Limits,
+    limits: &LayerLimits,
     digest: &Digest,
     mut sink: Sink<'_>,
 ) -> Result<()> {
@@ -192,7 +193,7 @@ fn read(
 fn inflate(
     compressed: Pieces,
     layer: &LayerSpec,
-    limits: &Limits,
+    limits: &LayerLimits,
     diff_id: &Digest,
     mut sink: Sink<'_>,
 ) -> Result<()> {
@@ -227,7 +228,7 @@ fn inflate(
 }
 
 /// Whether so many plain bytes may come of so many compressed ones.
-pub fn check_plain_size(plain: u64, compressed: u64, limits: &Limits) -> Result<()> {
+pub fn check_plain_size(plain: u64, compressed: u64, limits: &LayerLimits) -> Result<()> {
     if plain > limits.bytes {
         return Err(limit("bytes", format!("more than {} bytes", limits.bytes)));
     }

@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Seek};
 use nix::sys::time::TimeSpec;
 
 use super::field::{check_sum, header_path, id, long_name, number, size, text};
-use super::limits::Limits;
+use super::limits::LayerLimits;
 use super::pax::Records;
 use super::sparse::{self, Sparse};
 use super::{limit, malformed};
@@ -63,14 +63,14 @@ struct Extensions {
 
 pub struct Archive<'l, R> {
     input: R,
-    limits: &'l Limits,
+    limits: &'l LayerLimits,
     /// Of the present entry's body, without the padding.
     body: u64,
     padding: u64,
 }
 
 impl<'l, R: BufRead> Archive<'l, R> {
-    pub fn new(input: R, limits: &'l Limits) -> Self {
+    pub fn new(input: R, limits: &'l LayerLimits) -> Self {
         Self { input, limits, body: 0, padding: 0 }
     }
 

@@ -8,12 +8,13 @@ use serde_json::json;
 
 use super::tar_file::TarFile;
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::compression::Compression;
 use crate::image::digest::{Digest, Hasher, Verified};
 use crate::image::docker_archive::MANIFEST;
-use crate::image::manifest::{Compression, Descriptor};
+use crate::image::manifest::Descriptor;
+use crate::image::unpack::LayerLimits;
 use crate::image::unpack::decoder::Decoder;
 use crate::image::unpack::pipe::check_plain_size;
-use crate::image::unpack::{self, Limits};
 
 pub struct DockerArchiveWriter {
     tar: TarFile,
@@ -40,16 +41,11 @@ impl DockerArchiveWriter {
     ) -> Result<()> {
         let what = || format!("layer {}", descriptor.digest);
         let malformed = |why: String| Error::of_kind(Kind::Integrity, why).because(what());
-        let compression = match compression {
-            Compression::None => unpack::Compression::None,
-            Compression::Gzip => unpack::Compression::Gzip,
-            Compression::Zstd => unpack::Compression::Zstd,
-        };
         let mut decoder = Decoder::new(BufReader::with_capacity(256 << 10, blob), compression)?;
         let mut hasher = Hasher::new(diff_id.algorithm());
         let mut body = self.tar.body();
         let mut buffer = vec![0; 256 << 10];
-        let (limits, mut total) = (Limits::default(), 0);
+        let (limits, mut total) = (LayerLimits::default(), 0);
         loop {
             let n = match decoder.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
