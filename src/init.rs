@@ -205,12 +205,16 @@ fn set_up<'p>(
     if plan.hooks.any_in_create() {
         // A user's hooks, which give it a network, could not enter its namespaces otherwise.
         let is_open = user && plan.namespaces.is_new(Kind::User);
-        prctl::set_dumpable(is_open).context(|| "let hooks in")?;
+        if is_open {
+            prctl::set_dumpable(true).context(|| "let hooks in")?;
+        }
         create.mounted()?;
         if create.receive()?.is_none() {
             exit_now(1);
         }
-        prctl::set_dumpable(false).context(|| "become undumpable")?;
+        if is_open {
+            prctl::set_dumpable(false).context(|| "become undumpable")?;
+        }
         umask(callers_umask);
         hooks::run(&plan.hooks.create_container, &own_state(state, Status::Creating), &[])?;
         umask(Mode::empty());

@@ -61,8 +61,8 @@ fn open_standard_streams() -> Result<()> {
 
 fn run_command(args: &[OsString]) -> Result<i32> {
     // Before all else: what runs from here on may already be the protected copy, which begins anew.
-    let enters =
-        cli::command_name(args).is_some_and(|name| name == "create" || name == "run" || name == "exec");
+    let enters = |name| ["create", "run", "exec", "restore"].iter().any(|entering| name == *entering);
+    let enters = cli::command_name(args).is_some_and(enters);
     let protection = if enters { self_exe::protect()? } else { Protection::Everybody };
     let (global, operation) = cli::parse(args)?;
     // Before the log or anything else is opened: every other descriptor of the caller's is closed.

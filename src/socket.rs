@@ -64,7 +64,8 @@ pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<O
         other => other?,
     };
     let mut fd = None;
-    for control in message.cmsgs()? {
+    // Of a truncated message: what RLIMIT_NOFILE does not let this process have the kernel drops without a word.
+    for control in message.cmsgs().map_err(|_| Errno::EMFILE)? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             fd = fds.first().map(|&fd| adopt_fd(fd)).transpose()?;
         }
@@ -88,6 +89,16 @@ mod tests {
         let (length, received) = receive(&theirs, &mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"text");
         assert_eq!(fstat(received.unwrap()).unwrap().st_rdev, fstat(&file).unwrap().st_rdev);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_lost_on_the_way_is_an_error() {
+        let (mine, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let fds = [mine.as_raw_fd(); 3];
+        let (text, control) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&fds)]);
+        sendmsg::<()>(mine.as_raw_fd(), &text, &control, MsgFlags::empty(), None).unwrap();
+        assert_eq!(receive(&theirs, &mut [0]).unwrap_err(), Errno::EMFILE);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::sys::process::pidfd_open;
 pub struct State {
     pub oci_version: String,
     pub id: String,
-    /// This and the next stand early, where [`salvage`] finds them in a torn file.
+    /// This and the next three stand early, where [`salvage`] finds them in a torn file.
     pub boot_id: String,
     /// Its absolute path on the host.
     pub cgroup: Option<PathBuf>,
@@ -190,7 +190,15 @@ pub(super) fn salvage(id: &str, text: &[u8]) -> State {
     }
     let text = String::from_utf8_lossy(text);
     let boot_id = value(&text, "\"bootId\":").unwrap_or_default();
-    State { id: id.into(), boot_id, cgroup: value(&text, "\"cgroup\":"), ..State::default() }
+    State {
+        id: id.into(),
+        boot_id,
+        cgroup: value(&text, "\"cgroup\":"),
+        // Cut short it is another process, or none, and the start time is not that one's.
+        pid: value(&text, "\"pid\":").unwrap_or_default(),
+        start_time: value(&text, "\"startTime\":").unwrap_or_default(),
+        ..State::default()
+    }
 }
 
 /// Whether the process is dead; a zombie is.

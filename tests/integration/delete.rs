@@ -20,6 +20,7 @@ tests![
     children_that_outlive_init_are_deleted_with_it,
     a_nested_cgroup_is_deleted,
     parents_of_the_cgroup_are_left_to_their_owner,
+    force_deletes_a_running_container_whose_state_is_torn,
     nothing_sleeps_until_the_last_process_has_ended,
     the_bundle_is_left_as_it_is,
     a_container_whose_bundle_is_gone_is_deleted,
@@ -221,4 +222,29 @@ fn a_create_that_died_early_takes_nobody_elses_cgroup_along() {
     owner.kill("KILL").ok();
     assert_eq!(delete.wait().code, 0);
     assert_eq!(owner.containers(), [owner.id.as_str()]);
+}
+
+/// As much as a file system that lost its power may leave of a file.
+fn force_deletes_a_running_container_whose_state_is_torn() {
+    needs!(keel());
+    for (last, without_cgroup) in [("\"pid\":", false), ("\"creating\":", true), ("\"creating\":", false)] {
+        let mut c = Sandbox::new();
+        let manager: &[&str] = if without_cgroup { &["--cgroup-manager", "disabled"] } else { &[] };
+        if without_cgroup {
+            c.unset("/linux/cgroupsPath");
+        }
+        c.acts("await TERM").write_config();
+        assert_eq!(c.keel(&[manager, &["run", "--detach", &c.id]].concat()).code, 0);
+        let program = PathBuf::from(format!("/proc/{}/exe", c.state()["pid"]));
+        let path = c.dir.join("state").join(&c.id).join("state.json");
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &whole[..whole.find(last).unwrap()]).unwrap();
+        c.delete().fails();
+        assert_eq!(c.containers(), [c.id.clone()]);
+        let deleted = c.delete_force();
+        assert!(deleted.code == 0 && deleted.stderr.contains("state.json"), "{deleted:#?}");
+        assert_eq!(c.left(), Vec::<String>::new(), "cut before {last}");
+        // Where there is no cgroup to be found by; it may still be a zombie.
+        assert!(!program.exists(), "cut before {last}");
+    }
 }

@@ -1,7 +1,7 @@
 //! /linux/devices and the default devices and links of /dev.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ tests![
     a_mode_beyond_the_permission_bits_is_refused,
     a_planted_null_never_redirects_to_the_host,
     a_device_below_a_planted_link_stays_inside,
+    nothing_that_is_made_follows_a_planted_link,
     the_default_devices_without_a_tmpfs_are_made_in_the_image,
     a_read_only_dev_has_its_devices,
     a_dev_that_is_a_link_inside_is_refused,
@@ -218,8 +219,9 @@ fn a_device_below_a_planted_link_stays_inside() {
     let decoy = c.host_dir("decoy");
     symlink(format!("/../../../../..{}", decoy.display()), c.rootfs().join("link")).unwrap();
     symlink(decoy.join("file"), c.rootfs().join("file")).unwrap();
-    c.set("/linux/devices", json!([device("/link/null", "c", 1, 3)])).acts("exit 0").run();
-    c.set("/linux/devices", json!([device("/file", "c", 1, 3)])).run();
+    c.set("/linux/devices", json!([device("/link/null", "c", 1, 3)]));
+    assert_eq!(c.stat(&format!("{}/null", decoy.display()))["rdev"], "1:3");
+    c.set("/linux/devices", json!([device("/file", "c", 1, 3)])).refused("/linux/devices/0");
     assert_eq!(fs::read_dir(decoy).unwrap().count(), 0);
 }
 
@@ -245,4 +247,34 @@ fn a_dev_that_is_a_link_inside_is_refused() {
     c.symlink("tmp", "/dev");
     c.refused("/linux/devices");
     assert_eq!(fs::read_dir(c.rootfs().join("tmp")).unwrap().count(), 0);
+}
+
+/// CVE-2025-24965: each name at which keel makes something is there already, as a link to the host.
+fn nothing_that_is_made_follows_a_planted_link() {
+    let links = ["fd", "stdin", "stdout", "stderr", "core", "ptmx"];
+    let nodes = ["null", "zero", "full", "random", "urandom", "tty"];
+    for name in links.iter().chain(&nodes) {
+        for climb in ["", "../../../../../../../.."] {
+            let mut c = Sandbox::new();
+            without_dev(&mut c);
+            let decoy = c.host_file(&format!("decoy/{name}"), "kept");
+            chown(&decoy, Some(4711), Some(4712)).unwrap();
+            c.symlink(&format!("{climb}{}", decoy.display()), &format!("/dev/{name}"));
+            if nodes.contains(name) {
+                c.refused("/linux/devices");
+            } else {
+                // What the image has there stays, and is of use to nobody but the container.
+                c.acts("echo up").write_config();
+                assert_eq!(c.run().ok().stdout, "up\n");
+            }
+            let meta = fs::symlink_metadata(&decoy).unwrap();
+            assert_eq!(
+                (meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777),
+                (4711, 4712, 0o644),
+                "{name}"
+            );
+            assert_eq!(fs::read_to_string(&decoy).unwrap(), "kept", "{name}");
+            assert_eq!(fs::read_dir(decoy.parent().unwrap()).unwrap().count(), 1, "{name}");
+        }
+    }
 }

@@ -32,6 +32,7 @@ fn the_features_are_json_that_needs_no_other_option() {
     );
     let cgroup = json!({"v1": false, "v2": true, "systemd": true, "systemdUser": false, "rdma": true});
     assert_eq!(seen["linux"]["cgroup"], cgroup);
+    assert_eq!(seen["linux"]["mountExtensions"], json!({"idmap": {"enabled": true}}));
     assert!(!c.dir.join("state").exists(), "nothing is made");
 }
 
@@ -44,18 +45,15 @@ fn what_is_listed_is_what_runc_lists() {
     let mut missing = Vec::new();
     compare("", &runc, &ours, &mut missing);
     // The versions are runc's and its libraries'; acl and noacl are passed on to the file system, like all that keel does
-    // not know; the rest is not there yet, and so are the annotations that would change what keel does.
+    // not know; no annotation changes what keel does to the bundle.
     missing.retain(|name| {
         let known = [
             "/annotations/org.opencontainers.runc.commit",
             "/annotations/org.opencontainers.runc.version",
             "/annotations/io.github.seccomp.libseccomp.version",
             "/annotations/com.cyphar.pathrs.libpathrs.version",
-            "/linux/namespaces user",
             "/mountOptions acl",
             "/mountOptions noacl",
-            "/mountOptions idmap",
-            "/mountOptions ridmap",
             "/potentiallyUnsafeConfigAnnotations bundle",
         ];
         !known.contains(&name.as_str())

@@ -224,11 +224,13 @@ fn a_failing_poststop_hook_is_a_warning() {
 
 fn poststop_hooks_run_after_the_container_is_gone() {
     let mut c = Sandbox::new();
-    let cgroup = c.cgroup();
-    hook(&mut c, "poststop", &format!("[ ! -e {} ] && echo gone >$D/cgroup", cgroup.display()));
+    let (cgroup, state) = (c.cgroup(), c.dir.join("state").join(&c.id));
+    let gone = format!("[ ! -e {} ] && [ ! -e {} ]", cgroup.display(), state.display());
+    hook(&mut c, "poststop", &format!("{gone} && [ ! -e /proc/$(cat $D/pid)/exe ] && echo gone >$D/order"));
     c.running();
+    fs::write(c.dir.join("pid"), c.state()["pid"].to_string()).unwrap();
     c.delete_force().ok();
-    assert_eq!(read(&c, "cgroup"), "gone\n");
+    assert_eq!(read(&c, "order"), "gone\n");
 }
 
 fn a_hook_that_exceeds_its_timeout_is_killed() {

@@ -1,9 +1,12 @@
 //! sd_notify: READY=1 of the payload reaches the caller's NOTIFY_SOCKET.
 
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::json;
 
 use crate::sandbox::{Sandbox, keel};
@@ -11,6 +14,7 @@ use crate::{needs, tests};
 
 tests![
     ready_is_relayed_by_run,
+    run_waits_until_the_host_has_read_all_of_it,
     ready_is_relayed_by_start_which_waits_for_it,
     a_payload_that_dies_unready_does_not_hang_start,
     without_a_socket_the_payload_has_none,
@@ -175,4 +179,40 @@ fn the_container_can_only_write_to_its_socket() {
     command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
     assert_eq!(c.execute(command).ok().lines(), ["notify.sock", "EROFS", "ok"]);
     ready(host);
+}
+
+/// systemd looks a sender up by its pid when it reads.
+fn run_waits_until_the_host_has_read_all_of_it() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    let host = socket(&c);
+    c.acts("notify READY=1 ; await TERM").write_config();
+    let mut command = c.command(&["run", "--detach", &c.id]);
+    command.env("NOTIFY_SOCKET", c.dir.join("notify.sock"));
+    let run = c.spawn(command);
+    let (text, fds) = datagram(&host);
+    assert!(text.contains("READY=1") && fds.is_empty(), "{text}");
+    let (text, fds) = datagram(&host);
+    assert_eq!((&*text, fds.len()), ("BARRIER=1", 1));
+    assert!(std::path::Path::new(&format!("/proc/{}/exe", run.pid())).exists());
+    drop(fds);
+    run.wait().ok();
+}
+
+#[allow(unsafe_code)]
+fn datagram(socket: &UnixDatagram) -> (String, Vec<OwnedFd>) {
+    let mut bytes = [0; 4096];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!([i32; 4]);
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
+    let mut fds = Vec::new();
+    for control in message.cmsgs().unwrap() {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            // SAFETY: the kernel just made these descriptors for this process.
+            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let length = message.bytes;
+    (String::from_utf8_lossy(&bytes[..length]).into_owned(), fds)
 }

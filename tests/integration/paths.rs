@@ -1,11 +1,14 @@
 //! /linux/maskedPaths and /linux/readonlyPaths.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use serde_json::json;
 
 use crate::sandbox::Sandbox;
-use crate::swap::while_swapped;
+use crate::swap::{swaps, while_swapped};
 use crate::tests;
 
 tests![
@@ -24,6 +27,8 @@ tests![
     the_same_path_may_be_masked_twice,
     masks_stay_on_a_proc_that_somebody_renames,
     a_null_that_is_no_device_masks_nothing,
+    a_null_that_somebody_exchanges_masks_nothing_else,
+    masked_directories_share_one_file_system,
 ];
 
 fn a_masked_file_reads_as_empty() {
@@ -125,7 +130,6 @@ fn the_same_path_may_be_masked_twice() {
 /// Whoever else has the image's directory can rename the mount point below the mount: the kernel lets the mount follow.
 /// What is missing is not masked, and so nothing would be.
 fn masks_stay_on_a_proc_that_somebody_renames() {
-    let creates = std::env::var("SWAPS").map_or(40, |n| n.parse().unwrap());
     let mut c = Sandbox::new();
     let (proc, other) = (c.rootfs().join("proc"), c.rootfs().join("other"));
     fs::create_dir(&other).unwrap();
@@ -137,7 +141,7 @@ fn masks_stay_on_a_proc_that_somebody_renames() {
     while_swapped(&proc, &other, || {
         // Some of them fail: their mount point is gone.
         let runs: Vec<_> =
-            (0..creates).map(|_| c.keel(&["run", &c.id])).filter(|output| output.code == 0).collect();
+            (0..swaps(40)).map(|_| c.keel(&["run", &c.id])).filter(|output| output.code == 0).collect();
         let bad: Vec<_> = runs
             .iter()
             .filter(|output| {
@@ -166,4 +170,41 @@ fn a_null_that_is_no_device_masks_nothing() {
     fs::remove_file(&planted).unwrap();
     std::os::unix::fs::symlink("/secret", planted).unwrap();
     c.refused("/linux/maskedPaths/0");
+}
+
+/// CVE-2025-31133, raced: what is bound over a masked file must be the null device, not what a link of its name says.
+fn a_null_that_somebody_exchanges_masks_nothing_else() {
+    let mut c = Sandbox::new();
+    for destination in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        c.without_mount(destination);
+    }
+    let volume = c.host_dir("volume");
+    mknod(&volume.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
+    symlink("/proc/sys/kernel/domainname", volume.join("other")).unwrap();
+    c.mount(json!({"destination": "/dev", "source": volume, "options": ["rbind"]}));
+    c.write("/secret", "secret");
+    c.set("/linux/maskedPaths", json!(["/secret"])).acts("stat /secret").write_config();
+    let mut ran = 0;
+    while_swapped(&volume.join("null"), &volume.join("other"), || {
+        for _ in 0..swaps(100) {
+            let output = c.keel(&["run", &c.id]);
+            if output.code == 0 {
+                ran += 1;
+                assert!(output.stdout.contains(r#""rdev":"1:3""#), "{output:#?}");
+            }
+        }
+    });
+    assert!(ran > 0);
+}
+
+fn masked_directories_share_one_file_system() {
+    let mut c = Sandbox::new();
+    let paths = ["/a", "/b", "/c/d"];
+    paths.iter().for_each(|path| fs::create_dir_all(c.rootfs().join(&path[1..])).unwrap());
+    c.set("/linux/maskedPaths", json!(paths));
+    let seen = c.report();
+    let masks =
+        seen["mounts"].as_array().unwrap().iter().filter(|m| paths.iter().any(|path| m["at"] == *path));
+    let devices: Vec<_> = masks.map(|mount| &mount["device"]).collect();
+    assert_eq!(devices, [devices[0]; 3]);
 }

@@ -40,6 +40,7 @@ tests![
     a_profile_of_an_engine_does_not_keep_busybox_from_working,
     a_profile_that_blocks_the_way_to_the_program_is_refused,
     a_profile_need_not_allow_capset,
+    a_profile_need_not_allow_personality,
     bad_profiles_are_refused_by_field,
     a_profile_that_is_too_long_is_refused,
     a_name_that_no_kernel_has_is_skipped_with_a_warning,
@@ -473,4 +474,13 @@ fn a_name_that_no_kernel_has_is_skipped_with_a_warning() {
     let output = c.acts(&act("syscall")).run();
     assert_eq!((output.code, &*output.stdout), (0, "EPERM\n"), "{output:#?}");
     assert!(output.stderr.contains("/linux/seccomp/syscalls/0/names/1: \"frobnicate\""), "{output:#?}");
+}
+
+/// It is set before the filter is there, for a container as for exec.
+fn a_profile_need_not_allow_personality() {
+    let mut c = profiled(json!([{"names": ["personality"], "action": "SCMP_ACT_ERRNO"}]));
+    c.set("/linux/personality", json!({"domain": "LINUX32"}));
+    assert_eq!(c.report()["personality"], "00000008");
+    c.running();
+    assert_eq!(c.exec_report(&[])["personality"], "00000008");
 }

@@ -7,6 +7,11 @@ use std::thread;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+/// How often to try; $SWAPS for a long run.
+pub fn swaps(usual: usize) -> usize {
+    std::env::var("SWAPS").map_or(usual, |swaps| swaps.parse().unwrap())
+}
+
 /// Both must be there at the end of every exchange: what `act` does may not rename or remove them.
 pub fn while_swapped<T>(a: &Path, b: &Path, act: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);

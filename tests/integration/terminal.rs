@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
@@ -204,9 +205,10 @@ fn a_planted_console_never_redirects_to_the_host() {
         c.acts("exit 0").write_config();
         let path = c.dir.join("console.sock");
         let _listener = UnixListener::bind(&path).unwrap();
-        c.keel(&["create", "--console-socket", path.to_str().unwrap(), &c.id]);
-        c.delete_force().ok();
-        assert_eq!(std::fs::read_to_string(decoy).unwrap(), "kept");
+        let error = c.keel(&["create", "--console-socket", path.to_str().unwrap(), &c.id]).fails();
+        assert!(error.contains("/process/terminal"), "{error}");
+        assert_eq!(std::fs::read_to_string(&decoy).unwrap(), "kept");
+        assert_eq!(std::fs::metadata(&decoy).unwrap().uid(), 0);
         assert_eq!(c.left(), Vec::<String>::new());
     }
 }
