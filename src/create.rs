@@ -7,6 +7,7 @@
 
 mod for_init;
 mod own_cgroup;
+mod upper;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,6 +20,7 @@ use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
 use crate::create::for_init::{make_dev, map_ids, open_early, open_for_init, opens_late, user_namespace};
+pub use crate::create::upper::claim as claim_upper;
 use crate::delete::destroy;
 use crate::error::{Context, Field, Result};
 use crate::fds::Passed;
@@ -213,6 +215,7 @@ impl Making<'_> {
     /// Clones the container's first process and sees it through to its program, or to where it waits for `start`.
     fn first_process(&mut self) -> Result<First> {
         self.make_cgroup()?;
+        upper::claim(&self.plan, &self.container, &self.state)?;
         let Self { options, plan, container, mode, state, .. } = self;
         let proc = Proc::host();
         let joined = plan.namespaces.open(&proc)?;

@@ -19,7 +19,7 @@ use crate::cgroup::{self, Cgroup, Manager, delegate};
 use crate::checkpoint::{check, common, external_key};
 use crate::cli::RestoreOptions;
 use crate::container::{Container, NOTIFY_DIR, State, Status};
-use crate::create::{check_private, check_terminal, first_state, undo};
+use crate::create::{check_private, check_terminal, claim_upper, first_state, undo};
 use crate::criu::rpc::{CgroupRoot, ExtMount, InheritFd, JoinNamespace, Opts, RequestType};
 use crate::criu::{Criu, Images, Notice, stdio};
 use crate::delete::destroy_unless_gone;
@@ -118,6 +118,7 @@ impl Making<'_> {
             }
             None => self.make_cgroup().map(|()| None)?,
         };
+        claim_upper(&self.plan, &self.container, &self.state)?;
         self.container.write_config(config)?;
 
         let proc = Proc::host();

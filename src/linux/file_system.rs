@@ -93,6 +93,12 @@ impl FileSystem {
         kinds.contains(&self.kind.as_str())
     }
 
+    /// Where an overlay prepares what it writes.
+    pub fn work_dir(&self) -> Option<(&Path, &Field)> {
+        let option = self.options.iter().find(|option| self.kind == "overlay" && option.key == "workdir")?;
+        Some((Path::new(option.value.as_ref()?), &option.field))
+    }
+
     /// Makes an overlay keep its whiteouts and opaque directories where nobody but the host's root may write to
     /// `trusted.*` attributes.
     pub fn suit(&mut self, rights: Rights, field: &Field) {

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
-use crate::tests;
+use crate::sandbox::{Sandbox, keel};
+use crate::{needs, tests};
 
 tests![
     what_is_written_to_an_overlay_goes_to_its_upper_directory,
@@ -22,6 +23,7 @@ tests![
     a_root_mount_leaves_nothing_on_the_host,
     hooks_find_a_root_mount_at_the_root_path,
     no_pivot_works_with_a_root_mount,
+    the_writable_layer_is_one_containers_at_a_time,
 ];
 
 fn overlay(options: &[&str]) -> Value {
@@ -161,4 +163,34 @@ fn no_pivot_works_with_a_root_mount() {
     c.acts("ls /").write_config();
     let run = c.keel(&["run", "--no-pivot", &c.id]).ok();
     assert_eq!(run.lines(), ["dev etc payload proc sys tmp"]);
+}
+
+fn the_writable_layer_is_one_containers_at_a_time() {
+    needs!(keel());
+    let mut c = layered(&RELATIVE);
+    // Of the same name they would be in each other's way already.
+    c.unset("/linux/cgroupsPath").acts("await TERM").write_config();
+    c.keel(&["run", "--detach", &c.id]).ok();
+    let root = c.dir.join("other");
+    let other = |command: &[&str]| {
+        let mut keel = Command::new(&c.runtime);
+        keel.arg("--root").arg(&root).args(command).current_dir(c.bundle());
+        c.execute(keel)
+    };
+    for _ in 0..2 {
+        let error = other(&["create", "other"]).fails();
+        assert!(error.contains(&format!("state/{}: each would change", c.id)), "{error}");
+        assert!(
+            error.contains("/work: it is in use") && error.contains("[config.json /mounts/0/options/2]"),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    }
+    c.kill("KILL").ok();
+    c.wait_stopped();
+    // Its state is still there, but nothing of it lives.
+    other(&["create", "other"]).ok();
+    c.delete().ok();
+    assert!(c.keel(&["run", &c.id]).fails().contains("other/other: each would change"));
+    other(&["delete", "--force", "other"]).ok();
 }

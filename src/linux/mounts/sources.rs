@@ -10,7 +10,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::fchownat;
 
 use super::{Mount, Mounts, Source, Users, What, cgroups, layers, set};
-use crate::error::{At, Context, Error, Result};
+use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::file_system::FileSystem;
 use crate::sys::mount::open_tree_clone;
 
@@ -106,6 +106,14 @@ impl Mounts {
     /// Of which mounts of the list the parent opens a source.
     pub fn have_sources(&self) -> impl Iterator<Item = bool> {
         self.list.iter().map(Mount::has_source)
+    }
+
+    /// Where overlays prepare what they write, and what says so.
+    pub fn work_dirs(&self) -> impl Iterator<Item = (&Path, &Field)> {
+        self.root.iter().chain(&self.list).filter_map(|mount| match &mount.what {
+            What::New { file_system, .. } => file_system.work_dir(),
+            What::Bind { .. } | What::Remount(_) => None,
+        })
     }
 }
 
