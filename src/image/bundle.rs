@@ -123,7 +123,7 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         true => user::User::default(),
         false => user::find(&converted.user, root.get()?)?,
     };
-    let binds = volumes::make(&place, &converted.volumes, binds, &owners, || root.get())?;
+    let binds = volumes::make(&place, &converted.volumes, binds, &owners, &limits.unpack, || root.get())?;
     drop(root);
     let lowers = match options.rootfs {
         Rootfs::Copy => Vec::new(),

@@ -9,9 +9,10 @@ mod transfer;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::image::bundle::convert::Annotations;
 use crate::image::bundle::{self, Rootfs};
 use crate::image::digest::Digest;
@@ -301,6 +302,9 @@ fn registry(text: &str) -> Result<String, String> {
 
 /// What is for stdout.
 pub fn run(command_line: &mut CommandLine) -> Result<Vec<u8>> {
+    // Each layer is held open, and each directory on the way down in it: the usual 1,024 are few.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context(|| format!("set RLIMIT_NOFILE to {most}"))?;
     if command_line.operation.works_on_files_of_images() {
         command_line.global.rootless = rootless::enter()?;
     }

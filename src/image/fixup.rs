@@ -9,8 +9,8 @@
 
 pub mod stack;
 
-use std::collections::HashSet;
-use std::ffi::{CString, OsStr};
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -22,12 +22,13 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, linkat};
 
-use self::stack::{Found, Stack, names, open_directory};
+use self::stack::{Found, Stack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::store::Store;
 use crate::image::store::layers::{Layer, chain_name};
 use crate::image::unpack::Lacks;
+use crate::image::unpack::tree::{open_below, open_directory};
 use crate::image::unpack::xattr::read_ours;
 use crate::sys::fs::fsetxattr;
 
@@ -73,9 +74,9 @@ fn make(store: &Store, name: &str, layers: &[Layer], user_xattr: bool) -> Result
     let new = store.new_layer()?;
     let open = |layer: &Layer| File::open(layer.fs()).map(OwnedFd::from);
     let tops = layers[base..].iter().map(open).collect::<Result<Vec<_>, _>>().context(what)?;
-    let stack = Stack { tops, lacks: &lacks[base..], user_xattr };
+    let stack = Stack::new(tops, &lacks[base..], user_xattr);
     let mut fix =
-        FixUp { top: File::open(new.fs()).context(what)?.into(), placed: Vec::new(), is_needed: false };
+        FixUp { top: File::open(new.fs()).context(what)?.into(), placed: HashMap::new(), is_needed: false };
     fix.implied(&stack).context(what)?;
     fix.links(&stack).context(what)?;
     fix.whiteouts(&stack).context(what)?;
@@ -90,7 +91,7 @@ fn make(store: &Store, name: &str, layers: &[Layer], user_xattr: bool) -> Result
 struct FixUp {
     top: OwnedFd,
     /// Directories, with the time that they get in the end.
-    placed: Vec<(PathBuf, TimeSpec)>,
+    placed: HashMap<PathBuf, TimeSpec>,
     is_needed: bool,
 }
 
@@ -123,8 +124,8 @@ impl FixUp {
 
     fn links(&mut self, stack: &Stack<'_>) -> Result<()> {
         let all = stack.tops.len();
-        // Where the links of this image are to be had: they are in no layer's files.
-        let mut made: Vec<(PathBuf, OwnedFd, Vec<u8>)> = Vec::new();
+        // In which layer, and where in it, that is which the links of this image stand for: they are in no layer's files.
+        let mut made: HashMap<PathBuf, (usize, PathBuf)> = HashMap::new();
         for (layer, lacks) in stack.lacks.iter().enumerate() {
             for (link, target) in &lacks.links {
                 let missing = || {
@@ -134,30 +135,28 @@ impl FixUp {
                     );
                     Error::of_kind(Kind::Integrity, what).with_way_out("The image is malformed or hostile.")
                 };
-                let (directory, name) = match stack.find(layer, target)? {
+                let (from, file) = match stack.find(layer, target)? {
                     (_, Found::Directory(_)) => return Err(missing()),
-                    (_, Found::Other { directory, name, .. }) => (directory, name),
-                    (real, Found::Nothing) => {
-                        let earlier = made.iter().rev().find(|(path, ..)| *path == real);
-                        let (_, directory, name) = earlier.ok_or_else(missing)?;
-                        (directory.try_clone()?, name.clone())
-                    }
+                    (real, Found::Other { layer, .. }) => (layer, real),
+                    (real, Found::Nothing) => made.get(&real).cloned().ok_or_else(missing)?,
                 };
                 let (real, _) = stack.find(layer + 1, link)?;
-                made.push((real.clone(), directory.try_clone()?, name.clone()));
+                made.insert(real.clone(), (from, file.clone()));
                 if stack.covers(layer + 1, &real)? {
                     continue;
                 }
                 let (Some(parent), Some(last)) = (real.parent(), real.file_name()) else { continue };
+                let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else { continue };
                 if !matches!(stack.find(all, parent)?.1, Found::Directory(_)) {
                     continue;
                 }
                 let into = self.place(stack, parent)?;
-                match linkat(&directory, OsStr::from_bytes(&name), &into, last, AtFlags::empty()) {
+                let directory = open_below(stack.tops[from].as_fd(), directory)?;
+                match linkat(&directory, name, &into, last, AtFlags::empty()) {
                     // A later layer's link of the same name counts.
                     Err(Errno::EEXIST) => {
                         nix::unistd::unlinkat(&into, last, nix::unistd::UnlinkatFlags::NoRemoveDir)?;
-                        linkat(&directory, OsStr::from_bytes(&name), &into, last, AtFlags::empty())?;
+                        linkat(&directory, name, &into, last, AtFlags::empty())?;
                     }
                     linked => linked.context(|| format!("link {link:?} to {target:?}"))?,
                 }
@@ -194,21 +193,20 @@ impl FixUp {
         let mut directory = self.top.try_clone()?;
         let mut way = PathBuf::new();
         self.imitate(stack, &way, &directory)?;
-        for name in names(path) {
-            let name = OsStr::from_bytes(&name);
+        for name in path {
             way.push(name);
             match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno).context(|| format!("make directory {}", way.display())),
             }
-            directory = open_directory(directory.as_fd(), name)?;
+            directory = open_directory(directory.as_fd(), name.as_bytes())?;
             self.imitate(stack, &way, &directory)?;
         }
         Ok(directory)
     }
 
     fn imitate(&mut self, stack: &Stack<'_>, path: &Path, directory: &OwnedFd) -> Result<()> {
-        if self.placed.iter().any(|(placed, _)| placed == path) {
+        if self.placed.contains_key(path) {
             return Ok(());
         }
         let (_, Found::Directory(found)) = stack.find(stack.tops.len(), path)? else { return Ok(()) };
@@ -221,18 +219,14 @@ impl FixUp {
             fsetxattr(directory, name, value)?;
         }
         let stat = fstat(told)?;
-        self.placed.push((path.to_owned(), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec)));
+        self.placed.insert(path.to_owned(), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec));
         Ok(())
     }
 
     /// Sets the times, when nothing more is made.
     fn finish(&self) -> Result<()> {
         for (path, time) in &self.placed {
-            let mut directory = self.top.try_clone()?;
-            for name in names(path) {
-                directory = open_directory(directory.as_fd(), OsStr::from_bytes(&name))?;
-            }
-            futimens(&directory, time, time)?;
+            futimens(open_below(self.top.as_fd(), path)?, time, time)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::{Value, json};
 
-use crate::archive::{Header, Tar};
+use crate::archive::{Header, Tar, list};
 use crate::images::{Image, busybox, root};
 use crate::place::{Place, Run, program};
 use crate::{needs, tests};
@@ -18,6 +18,10 @@ tests![
     the_process_is_as_the_image_says,
     the_process_is_as_the_user_says,
     a_volume_has_what_the_image_has_there,
+    volumes_inside_of_volumes_are_copied_once,
+    volumes_that_are_one_through_links_are_copied_once,
+    a_volumes_holes_stay_holes,
+    volumes_cost_no_more_than_the_limits,
     a_volume_of_the_users_takes_the_place_of_the_images,
     a_bundle_is_for_its_owner_only,
     the_roots_mode_and_owner_are_the_images,
@@ -179,6 +183,89 @@ fn a_volume_has_what_the_image_has_there() {
         assert_eq!(new, [true, true]);
     }
     assert!(!place.path("overlay/upper/data/new").exists());
+}
+
+fn volumes_inside_of_volumes_are_copied_once() {
+    needs!(root(), program("busybox"));
+    let place = Place::new();
+    let mut config = shell("cat /v/f /v/1/f /v/1/2/f; stat -c %a /v/1; touch /v/new /v/1/new /v/1/2/new");
+    config["Volumes"] = json!({"/v": {}, "/v/1": {}, "/v/1/2": {}});
+    let private = Header { mode: 0o700, ..Header::new("v/1/", b'5') };
+    let layer = Tar::new().dir("v/").header(private).file("v/f", "a").file("v/1/f", "b").file("v/1/2/f", "c");
+    let reference = Image::new(vec![busybox(), layer], config).layout(&place, "i");
+    for kind in ["overlay", "copy", "ro"] {
+        place.image_ok(&["bundle", &reference, kind, "--rootfs", kind]);
+        assert_eq!(ran(&place.keel(kind)), "abc700\n", "{kind}");
+        let list = list(&place.path(&format!("{kind}/volumes")));
+        let expected = [
+            "0 dir",
+            "0/1 dir",
+            "0/f file 1",
+            "0/new file 0",
+            "1 dir",
+            "1/2 dir",
+            "1/f file 1",
+            "1/new file 0",
+            "2 dir",
+            "2/f file 1",
+            "2/new file 0",
+        ];
+        assert_eq!(list, expected, "{kind}");
+    }
+}
+
+/// The one that is mounted last is seen.
+fn volumes_that_are_one_through_links_are_copied_once() {
+    needs!(root(), program("busybox"));
+    let place = Place::new();
+    let mut config = shell("cat /a/f /data/f /data/in/f /z/in/f");
+    config["Volumes"] = json!({"/a": {}, "/data/in": {}, "/z": {}});
+    let layer =
+        Tar::new().file("data/f", "f").file("data/in/f", "in").symlink("a", "data").symlink("z", "/data");
+    let reference = Image::new(vec![busybox(), layer], config).layout(&place, "i");
+    for kind in ["overlay", "copy"] {
+        place.image_ok(&["bundle", &reference, kind, "--rootfs", kind]);
+        let list = list(&place.path(&format!("{kind}/volumes")));
+        assert_eq!(list, ["0 dir", "1 dir", "2 dir", "2/f file 1", "2/in dir", "2/in/f file 2"], "{kind}");
+        assert_eq!(ran(&place.keel(kind)), "ffinin", "{kind}");
+    }
+}
+
+fn a_volumes_holes_stay_holes() {
+    needs!(root());
+    let place = Place::new();
+    place.run(
+        "sh",
+        &["-euc", "mkdir -p d/v; cd d/v; truncate -s 300M all; truncate -s 200M one; echo x >>one; truncate -s 300M one"],
+    );
+    place.run("sh", &["-euc", "tar --sparse -C d -cf x.tar v"]);
+    place.image_ok(&["import", "x.tar", "app", "--cmd=[\"/x\"]", "--volume=/v"]);
+    place.image_ok(&["bundle", "--pull=never", "app", "web"]);
+    for (file, text) in [("all", ""), ("one", "x\n")] {
+        let path = place.path("web/volumes/0").join(file);
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!((meta.len(), meta.blocks() < 100), (300 << 20, true), "{file}: {} blocks", meta.blocks());
+        let mut seen = fs::read(&path).unwrap();
+        seen.retain(|&byte| byte != 0);
+        assert_eq!(String::from_utf8(seen).unwrap(), text);
+    }
+}
+
+fn volumes_cost_no_more_than_the_limits() {
+    needs!(root());
+    let place = Place::new();
+    let volumes = json!({"Cmd": ["/x"], "Volumes": {"/a": {}, "/b": {}}});
+    // One file, of which each volume has its own copy.
+    let layer = Tar::new().file("a/f", vec![1; 700_000]).hardlink("b/f", "a/f");
+    let reference = Image::new(vec![layer], volumes).layout(&place, "i");
+    for (limit, code) in [("bytes=1m", 6), ("entries=1", 6), ("free=100", 7)] {
+        place.image_ok(&["pull", &reference]);
+        let run = place.image(&["bundle", &reference, "web", "--limits", limit]);
+        let key = limit.split('=').next().unwrap();
+        assert!(run.code == code && run.stderr.contains(&format!("(limit {key})")), "{limit}: {run:?}");
+        assert!(!place.path("web").exists());
+    }
+    place.image_ok(&["bundle", &reference, "web", "--limits=bytes=1400000", "--limits=entries=2"]);
 }
 
 fn a_volume_of_the_users_takes_the_place_of_the_images() {

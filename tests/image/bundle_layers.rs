@@ -14,6 +14,7 @@ tests![
     most_images_need_no_fix_up,
     what_lies_behind_a_link_of_another_layer_takes_a_copy,
     a_hard_link_to_nothing_is_refused,
+    few_descriptors_are_enough,
 ];
 
 /// Mode, owner, links and name of everything.
@@ -119,5 +120,30 @@ fn a_hard_link_to_nothing_is_refused() {
             assert!(!place.path("web").exists() && place.stored("bundles").is_empty());
         }
         fs::remove_dir_all(place.path("i")).unwrap();
+    }
+}
+
+fn few_descriptors_are_enough() {
+    needs!(root(), program("busybox"), program("prlimit"));
+    let place = Place::new();
+    // Links to a lower layer, links in a volume, and layers.
+    let (mut base, mut upper) = (busybox(), Tar::new());
+    for i in 0..300 {
+        base = base.file(format!("target{i}"), "").file(format!("v/{i}"), "");
+        base = base.hardlink(&format!("v/{i}link"), &format!("v/{i}"));
+        upper = upper.hardlink(&format!("link{i}"), &format!("target{i}"));
+    }
+    let mut layers = vec![base, upper];
+    layers.extend((0..60).map(|i| Tar::new().file(format!("many/{i}"), "")));
+    let config = json!({"Cmd": ["/bin/sh", "-c", "ls /v | wc -l; ls /many | wc -l; stat -c %h /link299"],
+        "Volumes": {"/v": {}}});
+    let reference = Image::new(layers, config).layout(&place, "i");
+    let program = env!("CARGO_BIN_EXE_keel-image");
+    // The second is raised by the program itself.
+    for (bundle, limit) in [("low", "200:200"), ("soft", "24:200")] {
+        let (limit, store) = (format!("--nofile={limit}"), format!("--store=store-{bundle}"));
+        place.run("prlimit", &[&limit, program, &store, "--quiet", "bundle", &reference, bundle]);
+        let run = place.keel(bundle);
+        assert_eq!((run.stdout.as_str(), run.code), ("600\n60\n2\n", 0), "{run:?}");
     }
 }

@@ -6,8 +6,10 @@ use flate2::{Compression as Level, write::GzEncoder};
 use keel::error::{Error, Kind};
 use keel::image::compression::Compression;
 use keel::image::unpack::{LayerLimits, LayerSpec, Options, unpack};
+use nix::mount::{MsFlags, mount};
 
 use crate::archive::{Header, OVERLAY, Place, Tar, digest, options, spec};
+use crate::kernel::with_own_mounts;
 use crate::{needs, root, tests};
 
 tests![
@@ -19,6 +21,7 @@ tests![
     each_limit_has_its_error,
     a_bomb_is_stopped_early,
     a_full_disk_is_told_from_other_errors,
+    a_disk_is_kept_free_while_one_file_fills_it,
     a_stream_that_breaks_says_why,
 ];
 
@@ -153,6 +156,8 @@ fn each_limit_has_its_error() {
     let map = (0..200_000).map(|i| format!("{i},0")).collect::<Vec<_>>().join(",");
     let table = [
         ("entries", file(b"").file("b", "").file("c", ""), set(|limits| limits.entries = 2)),
+        // One that is said, and those that had to be made for it.
+        ("entries", Tar::new().file("b/b/b/b", ""), set(|limits| limits.entries = 3)),
         ("bytes", file(&[0; 2000]), set(|limits| limits.bytes = 1999)),
         ("path", pax("path", &[b'x'; 5000]), set(|_| {})),
         ("path", pax("path", &b"a/".repeat(5000)), set(|_| {})),
@@ -164,6 +169,7 @@ fn each_limit_has_its_error() {
         ("pax", Tar::new().header(huge), set(|_| {})),
         ("memory", file(b"").file(".wh.a", "").file(".wh.b", ""), set(|limits| limits.memory = 40)),
         ("memory", file(b"").hardlink("b", "below"), set(|limits| limits.memory = 29)),
+        ("memory", Tar::new().file("b/b/b", ""), set(|limits| limits.memory = 1 + 3 + 2 * 24 - 1)),
         ("memory", file(b"").device("null", b'3', (1, 3)), set(|limits| limits.memory = 27)),
         ("pax", pax("GNU.sparse.map", map.as_bytes()), set(|_| {})),
     ];
@@ -197,6 +203,22 @@ fn a_full_disk_is_told_from_other_errors() {
     let error = fails(&plain[..], &spec(&plain, &plain, Compression::None), &low);
     assert_eq!(error.kind(), Kind::NoSpace);
     assert!(error.to_string().contains("less than 100 % of the disk is free"), "{error}");
+}
+
+fn a_disk_is_kept_free_while_one_file_fills_it() {
+    needs!(root());
+    let place = Place::new("fills");
+    with_own_mounts(|| {
+        mount(Some("tmpfs"), &place.root(), Some("tmpfs"), MsFlags::empty(), Some("size=160m")).unwrap();
+        let options =
+            Options { limits: LayerLimits { free: 50, ..LayerLimits::default() }, ..options(OVERLAY) };
+        let error = place.unpack_with(&Tar::new().file("a", vec![1; 150 << 20]).end(), &options).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert!(error.to_string().contains("entry \"a\": less than 50 % of the disk is free"), "{error}");
+        // As much as lies between two looks.
+        let written = std::fs::metadata(place.root().join("a")).unwrap().len() >> 20;
+        assert!((80..=144).contains(&written), "{written} MiB");
+    });
 }
 
 fn a_stream_that_breaks_says_why() {

@@ -73,12 +73,12 @@ pub fn convert(config: &[u8], name: &str, overrides: &Overrides) -> Result<Conve
     converted.process(&image, overrides);
     converted.user = overrides.user.clone().unwrap_or_else(|| text(&image, "User"));
     converted.set_annotations(&root, &image, overrides.annotations);
-    converted.set_volumes(&image);
-    report.finish().map_err(|error| malformed(error).in_document(name.to_owned(), ""))?;
-    if converted.volumes.len() > MOST_VOLUMES {
+    if image.object_or_empty("Volumes").keys().count() > MOST_VOLUMES {
         let message = format!("{name}: it has more than {MOST_VOLUMES} volumes");
         return Err(Error::of_kind(Kind::Limit, message));
     }
+    converted.set_volumes(&image);
+    report.finish().map_err(|error| malformed(error).in_document(name.to_owned(), ""))?;
     if converted.args.is_empty() {
         return Err(Error::new(format!("{name}: the image has neither an entrypoint nor a command"))
             .with_way_out("Say what to run, after --."));
@@ -265,6 +265,23 @@ mod tests {
         let converted = converted(volumes, &Overrides::default());
         assert_eq!(converted.volumes, [Path::new("/data"), Path::new("/devil")]);
         assert_eq!(converted.warnings.len(), 2);
+    }
+
+    /// However many of them are one: to find that out is what would cost.
+    #[test]
+    fn more_volumes_than_the_limit_are_refused() {
+        let volumes = |count| (0..count).map(|i| (format!("/{}v", "/".repeat(i)), json!({})));
+        let of = |count| {
+            let volumes: serde_json::Map<_, _> = volumes(count).collect();
+            let config = json!({"config": {"Cmd": ["x"], "Volumes": volumes}}).to_string();
+            convert(config.as_bytes(), "config x", &Overrides::default())
+        };
+        assert_eq!(of(MOST_VOLUMES).unwrap().volumes, [Path::new("/v")]);
+        let error = of(MOST_VOLUMES + 1).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (Kind::Limit, "config x: it has more than 1000 volumes".into())
+        );
     }
 
     #[test]

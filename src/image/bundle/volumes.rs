@@ -1,17 +1,17 @@
 //! Volumes: those that the image wants, as directories of the bundle with what the image has there, and those that the
 //! user gives.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, absolute};
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
+use nix::sys::stat::{Mode, fchmod};
 
 use super::config::Bind;
 use super::place::Place;
 use super::tree_copy::Copy;
 use crate::error::{Context, Error, Kind, Result};
-use crate::image::unpack::Owners;
+use crate::image::unpack::{LayerLimits, Owners};
 use crate::root::Root;
 
 /// What may be said of a user's volume.
@@ -56,6 +56,7 @@ pub fn make<'r>(
     wanted: &[std::path::PathBuf],
     of_user: Vec<Bind>,
     owners: &Owners,
+    limits: &LayerLimits,
     root: impl FnOnce() -> Result<&'r Root>,
 ) -> Result<Vec<Bind>> {
     let is_users = |path: &Path| of_user.iter().any(|bind| Path::new(&bind.destination) == path);
@@ -63,35 +64,33 @@ pub fn make<'r>(
     let mut binds = Vec::new();
     if !wanted.is_empty() {
         let root = root()?;
-        place.directory("volumes", 0o700)?;
-        for (i, path) in wanted.into_iter().enumerate() {
+        let mut copy = Copy::new(owners, limits, place.directory("volumes", 0o700)?)?;
+        // The last first: what is mounted later hides what others have at its place, so that they need not have it.
+        for (i, path) in wanted.into_iter().enumerate().rev() {
             let source = format!("volumes/{i}");
             let destination =
                 path.to_str().ok_or_else(|| Error::new(format!("volume {path:?}: it must be UTF-8")))?;
-            seed(place, &source, root, path, owners).context(|| format!("make volume {destination}"))?;
+            seed(&mut copy, place.directory(&source, 0o755)?, root, path, owners)
+                .context(|| format!("make volume {destination}"))?;
             binds.push(Bind { source, destination: destination.to_owned(), options: Vec::new() });
         }
+        binds.reverse();
     }
     binds.extend(of_user);
     Ok(binds)
 }
 
 /// With what the image has at that path; where it has nothing, or no directory, it is empty.
-fn seed(place: &Place<'_>, name: &str, root: &Root, path: &Path, owners: &Owners) -> Result<()> {
-    let volume = place.directory(name, 0o755)?;
-    let found = match root.open(path, libc::O_RDONLY | libc::O_DIRECTORY) {
-        Ok(found) => found,
+fn seed(copy: &mut Copy<'_>, volume: OwnedFd, root: &Root, path: &Path, owners: &Owners) -> Result<()> {
+    match root.open(path, libc::O_RDONLY | libc::O_DIRECTORY) {
+        Ok(found) => copy.volume(found, volume),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
             let (uid, gid) = owners.of(0, 0)?.unwrap_or_default();
             nix::unistd::fchown(&volume, Some(uid.into()), Some(gid.into()))?;
-            return Ok(fchmod(&volume, Mode::from_bits_truncate(0o755))?);
+            Ok(fchmod(&volume, Mode::from_bits_truncate(0o755))?)
         }
-        Err(errno) => return Err(errno.into()),
-    };
-    if SFlag::from_bits_truncate(fstat(&found)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
-        return Ok(());
+        Err(errno) => Err(errno.into()),
     }
-    Copy::new(owners).directory(found.as_fd(), volume.as_fd())
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
     Mode as Permissions, SFlag, UtimensatFlags, fchmod, futimens, makedev, mknodat, utimensat,
 };
-use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Uid, fchown, fchownat, ftruncate, getegid, geteuid, symlinkat};
 
 use super::link::{components, in_root};
@@ -24,11 +23,8 @@ use super::tree::{self, Missing, Tree, open_directory};
 use super::whiteout::{Special, Whiteouts, special};
 use super::xattr::{Warnings, Xattrs, set_opaque};
 use super::{Mode, Options, Unpacked, limit, malformed, owner};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 
-/// Bytes and files after which the free space is looked at again.
-const SPACE_BYTES: u64 = 64 << 20;
-const SPACE_ENTRIES: u64 = 4096;
 const LONGEST_NAME: usize = 255;
 
 pub struct Layer<'o> {
@@ -42,8 +38,6 @@ pub struct Layer<'o> {
     whiteouts: Whiteouts,
     /// Paths of the devices left out.
     pub skipped: HashSet<Vec<u8>>,
-    unchecked_bytes: u64,
-    remembered: usize,
 }
 
 /// Unpacks all entries; an error comes with the entry's name, if it is one's.
@@ -64,8 +58,8 @@ pub fn extract(
 impl<'o> Layer<'o> {
     fn new(target: OwnedFd, options: &'o Options) -> Result<Self> {
         let top = target.try_clone()?;
-        let tree = Tree::new(target, options.mode == Mode::Apply, options.limits.depth)?;
-        let layer = Self {
+        let tree = Tree::new(target, options.mode == Mode::Apply, &options.limits)?;
+        Ok(Self {
             options,
             top,
             tree,
@@ -74,22 +68,11 @@ impl<'o> Layer<'o> {
             warnings: Warnings::default(),
             whiteouts: Whiteouts::default(),
             skipped: HashSet::new(),
-            unchecked_bytes: 0,
-            remembered: 0,
-        };
-        layer.check_space()?;
-        Ok(layer)
+        })
     }
 
     fn place(&mut self, entry: &Entry, archive: &mut Archive<'_, impl BufRead>) -> Result<()> {
-        let most = self.options.limits.entries;
-        self.unpacked.entries += 1;
-        if self.unpacked.entries > most {
-            return Err(limit("entries", format!("more than {most} entries")));
-        }
-        if self.unpacked.entries.is_multiple_of(SPACE_ENTRIES) {
-            self.check_space()?;
-        }
+        self.tree.spent.entry()?;
         owner::check(entry.uid, entry.gid)?;
         let path =
             components(&entry.path).ok_or_else(|| malformed("its name leads out of the layer (..)"))?;
@@ -100,10 +83,13 @@ impl<'o> Layer<'o> {
             self.tree.enter(std::iter::empty(), Missing::Make)?;
             return self.set_directory(entry, true);
         };
-        if let Some(name) = path.iter().find(|name| name.len() > LONGEST_NAME) {
+        let special = special(parents, name)?;
+        // A whiteout takes away a name that may be as long as any, without its prefix.
+        let name_made = if let Special::Whiteout(name) = special { name } else { name };
+        if let Some(name) = parents.iter().chain([&name_made]).find(|name| name.len() > LONGEST_NAME) {
             return Err(limit("path", format!("a name of {} bytes, more than {LONGEST_NAME}", name.len())));
         }
-        match special(parents, name)? {
+        match special {
             Special::No => {}
             Special::Whiteout(name) => return self.whiteout(parents, name),
             Special::Opaque => return self.opaque(parents),
@@ -124,7 +110,7 @@ impl<'o> Layer<'o> {
         if matches!(entry.kind, Type::Character | Type::Block) && !self.options.devices {
             self.unpacked.devices_skipped += 1;
             let path = path.join(&b'/');
-            self.remember(path.len())?;
+            self.tree.spent.remember(path.len())?;
             self.skipped.insert(path);
             return Ok(());
         }
@@ -141,20 +127,23 @@ impl<'o> Layer<'o> {
     }
 
     fn file(&mut self, entry: &Entry, name: &[u8], archive: &mut Archive<'_, impl BufRead>) -> Result<()> {
-        self.count_bytes(entry.sparse.as_ref().map_or(entry.stored, |sparse| sparse.size))?;
+        self.tree.spent.file(entry.sparse.as_ref().map_or(entry.stored, |sparse| sparse.size))?;
         let xattrs = self.xattrs(entry)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = permissions(entry);
         let file = File::from(self.make(name, |here, name| openat(here, name, flags, mode))?);
         match &entry.sparse {
-            None => archive.with_body(entry.stored, |data| (&file).write_all(data).context(|| "write"))?,
+            None => archive.with_body(entry.stored, |data| {
+                (&file).write_all(data).context(|| "write")?;
+                self.tree.spent.written(data.len() as u64)
+            })?,
             Some(sparse) => {
                 for piece in &sparse.pieces {
                     let mut at = piece.offset;
                     archive.with_body(piece.length, |data| {
                         file.write_all_at(data, at).context(|| "write")?;
                         at += data.len() as u64;
-                        Ok(())
+                        self.tree.spent.written(data.len() as u64)
                     })?;
                 }
                 ftruncate(&file, sparse.size as i64).context(|| format!("grow to {} bytes", sparse.size))?;
@@ -263,7 +252,7 @@ impl<'o> Layer<'o> {
             };
         }
         self.tree.enter(parents.iter().copied(), Missing::Make)?;
-        self.remember(name.len())?;
+        self.tree.spent.remember(name.len())?;
         self.whiteouts.add(self.tree.here_id(), name);
         Ok(())
     }
@@ -298,6 +287,7 @@ impl<'o> Layer<'o> {
                 .retain(|(link, _)| in_root(top, link.as_os_str().as_bytes(), libc::O_NOFOLLOW).is_err());
         }
         self.tree.finish()?;
+        (self.unpacked.entries, self.unpacked.bytes) = (self.tree.spent.entries, self.tree.spent.bytes);
         self.unpacked.warnings = self.warnings.into_list();
         Ok(self.unpacked)
     }
@@ -331,46 +321,6 @@ impl<'o> Layer<'o> {
 
     fn xattrs(&mut self, entry: &Entry) -> Result<Xattrs> {
         Xattrs::plan(&entry.xattrs, &self.options.owners, &entry.path, &mut self.warnings)
-    }
-
-    /// Counts what is kept in memory until the layer's end: names compress well.
-    pub fn remember(&mut self, bytes: usize) -> Result<()> {
-        let most = self.options.limits.memory;
-        self.remembered += bytes + size_of::<Vec<u8>>();
-        match self.remembered > most {
-            true => Err(limit("memory", format!("more than {most} bytes of names to remember"))),
-            false => Ok(()),
-        }
-    }
-
-    fn count_bytes(&mut self, bytes: u64) -> Result<()> {
-        let most = self.options.limits.bytes;
-        self.unpacked.bytes = self.unpacked.bytes.saturating_add(bytes);
-        if self.unpacked.bytes > most {
-            return Err(limit("bytes", format!("more than {most} bytes")));
-        }
-        self.unchecked_bytes = self.unchecked_bytes.saturating_add(bytes);
-        if self.unchecked_bytes > SPACE_BYTES {
-            self.unchecked_bytes = 0;
-            self.check_space()?;
-        }
-        Ok(())
-    }
-
-    /// The host must not run out of disk because of an image.
-    fn check_space(&self) -> Result<()> {
-        let stat = fstatvfs(&self.top).context(|| "look at the free space")?;
-        let percent = self.options.limits.free;
-        let low = |available: u64, total: u64| {
-            u128::from(available) * 100 < u128::from(total) * u128::from(percent)
-        };
-        if low(stat.blocks_available(), stat.blocks()) || low(stat.files_available(), stat.files()) {
-            return Err(Error::of_kind(
-                Kind::NoSpace,
-                format!("less than {percent} % of the disk is free (limit free)"),
-            ));
-        }
-        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ impl Layer<'_> {
         if self.skipped.contains(&target.join(&b'/')) {
             self.unpacked.devices_skipped += 1;
             let path = path.join(&b'/');
-            self.remember(path.len())?;
+            self.tree.spent.remember(path.len())?;
             self.skipped.insert(path);
             return Ok(());
         }
@@ -50,7 +50,7 @@ impl Layer<'_> {
         };
         let kind = match found {
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.options.mode != Mode::Apply => {
-                self.remember(entry.path.len() + entry.link.len())?;
+                self.tree.spent.remember(entry.path.len() + entry.link.len())?;
                 self.tree.clear(name)?;
                 let paths = (to_path(&path.join(&b'/')), to_path(&target.join(&b'/')));
                 self.unpacked.lacks.links.push(paths);

@@ -42,7 +42,7 @@ use nix::sys::stat::{Mode as Permissions, umask};
 use crate::error::{Error, Kind, Result};
 use crate::image::compression::Compression;
 
-pub use limits::LayerLimits;
+pub use limits::{LayerLimits, Spent};
 pub use owner::{Owners, Range};
 
 /// What the manifest and the config say of a layer.
@@ -79,6 +79,7 @@ pub struct Options {
 /// What came of a layer.
 #[derive(Debug, Default)]
 pub struct Unpacked {
+    /// With the directories that were implied.
     pub entries: u64,
     /// Of all files together, holes included.
     pub bytes: u64,

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -17,7 +18,7 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{limit, malformed};
+use super::{LayerLimits, Spent, limit, malformed};
 use crate::error::{Context, Error, Result};
 
 /// As many as the kernel follows.
@@ -66,18 +67,20 @@ pub struct Tree {
     way: Vec<Level>,
     nodes: Vec<Node>,
     most_levels: usize,
+    pub spent: Spent,
     /// The tree holds what other layers have made.
     pub has_lower: bool,
 }
 
 impl Tree {
-    pub fn new(top: OwnedFd, has_lower: bool, most_levels: usize) -> Result<Self> {
+    pub fn new(top: OwnedFd, has_lower: bool, limits: &LayerLimits) -> Result<Self> {
+        let spent = Spent::new(limits, top.try_clone()?)?;
         let mut node = Node { implied: true, ..Node::default() };
         adopt(&mut node, &top).context(|| "stat the directory to unpack into")?;
         // As with the others that are new: the time at which they are made.
         node.mtime = node.mtime.filter(|_| has_lower);
         let way = vec![Level { fd: top, node: TOP, changed: false }];
-        Ok(Self { way, nodes: vec![node], most_levels, has_lower })
+        Ok(Self { way, nodes: vec![node], most_levels: limits.depth, spent, has_lower })
     }
 
     /// The directory at work.
@@ -138,6 +141,10 @@ impl Tree {
             Ok(fd) => self.push(fd, name).map(|()| true),
             Err(Errno::ENOENT) if missing == Missing::Leave => Ok(false),
             Err(Errno::ENOENT) => {
+                // Two bytes of an entry's name make one.
+                self.spent.entry()?;
+                let above: usize = self.way.iter().map(|level| self.nodes[level.node].name.len() + 1).sum();
+                self.spent.remember(above + name.len())?;
                 self.make_directory(name, Mode::from_bits_truncate(0o755)).context(shown)?;
                 let id = self.here_id();
                 self.nodes[id].implied = true;
@@ -343,6 +350,12 @@ fn adopt(node: &mut Node, fd: &OwnedFd) -> Result<(), Errno> {
 pub fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(parent, OsStr::from_bytes(name), flags, Mode::empty())
+}
+
+/// The directory at `path` below `top`, name by name: no link is followed, and no path is too long.
+pub fn open_below(top: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let mut names = path.iter().map(OsStr::as_bytes);
+    names.try_fold(open_directory(top, b".")?, |directory, name| open_directory(directory.as_fd(), name))
 }
 
 /// What `name` is, itself.
