@@ -32,7 +32,7 @@ impl Host {
     pub fn new() -> Result<Self> {
         let uname = uname().context(|| "read the kernel's version")?;
         let release = uname.release().to_string_lossy();
-        if !is_new_enough(&release) {
+        if kernel_version(&release) < (5, 14) {
             return Err(Error::new(format!("keel needs Linux 5.14 or newer, this is {release}")));
         }
         Ok(Self { cgroup2: OnceCell::new() })
@@ -98,9 +98,10 @@ impl AsFd for Cgroup2 {
     }
 }
 
-fn is_new_enough(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(5), Some(14))
+/// What a kernel's release begins with.
+pub fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn find_cgroup2() -> Result<Cgroup2> {
@@ -201,7 +202,7 @@ mod tests {
             ("5", false),
             ("", false),
         ] {
-            assert_eq!(is_new_enough(release), enough, "{release}");
+            assert_eq!(kernel_version(release) >= (5, 14), enough, "{release}");
         }
     }
 

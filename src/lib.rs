@@ -42,6 +42,7 @@ pub mod error;
 pub mod fds;
 pub mod host;
 pub mod log;
+pub mod lowers;
 pub mod netlink;
 pub mod proc;
 pub mod rights;

@@ -5,10 +5,13 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::lowers;
 use crate::sys::mount::{LONGEST_OPTION, Value, fs_messages, fsconfig_create, fsconfig_set, fsmount, fsopen};
 
 /// OVL_MAX_STACK of the kernel.
@@ -27,15 +30,16 @@ pub fn check_depth(layers: usize) -> Result<()> {
 
 /// The topmost layer first; `upper` comes with its work directory, `user_xattr` is for a mount by a user.
 pub fn mount(
-    lowers: &[PathBuf],
+    layers: &[PathBuf],
     upper: Option<(&Path, &Path)>,
     attributes: u64,
     user_xattr: bool,
 ) -> Result<OwnedFd> {
     let what = || "mount an overlay";
     let fs = fsopen("overlay").context(what)?;
-    for lower in lowers {
-        set_directory(&fs, "lowerdir+", lower).context(what)?;
+    let in_options = lowers::are_options();
+    for layer in layers.iter().filter(|_| in_options) {
+        set_directory(&fs, "lowerdir+", layer).context(what)?;
     }
     if let Some((upper, work)) = upper {
         set_directory(&fs, "upperdir", upper).context(what)?;
@@ -49,25 +53,33 @@ pub fn mount(
     if user_xattr {
         told(&fs, fsconfig_set(&fs, "userxattr", Value::Flag)).context(|| "set userxattr").context(what)?;
     }
-    told(&fs, fsconfig_create(&fs)).context(what)?;
+    if in_options {
+        told(&fs, fsconfig_create(&fs)).context(what)?;
+    } else {
+        create_by_old_way(&fs, layers).context(what)?;
+    }
     fsmount(&fs, attributes).context(what)
 }
 
 fn set_directory(fs: &OwnedFd, key: &str, path: &Path) -> Result<()> {
     let what = || format!("set {key}={}", path.display());
     match path.to_str().filter(|text| text.len() <= LONGEST_OPTION) {
-        Some(text) => match fsconfig_set(fs, key, Value::String(text)) {
-            Err(Errno::EINVAL) if key == "lowerdir+" => Err(Error::from(Errno::EINVAL)
-                .because("an option of Linux 6.5 is missing".to_owned())
-                .with_way_out("Take --rootfs=copy on this kernel.")
-                .because(what())),
-            set => told(fs, set).context(what),
-        },
+        Some(text) => told(fs, fsconfig_set(fs, key, Value::String(text))).context(what),
         None => {
             let directory = File::open(path).context(what)?;
             told(fs, fsconfig_set(fs, key, Value::Fd(directory.as_fd()))).context(what)
         }
     }
+}
+
+/// In a thread with a working directory of its own.
+fn create_by_old_way(fs: &OwnedFd, layers: &[PathBuf]) -> Result<()> {
+    let open = |path: &PathBuf| Ok(File::open(path).context(|| format!("open {}", path.display()))?.into());
+    let opened = layers.iter().map(open).collect::<Result<Vec<OwnedFd>>>()?;
+    let in_one = lowers::in_one(&opened).map_err(|error| error.with_way_out("Take --rootfs=copy."))?;
+    let create = || unshare(CloneFlags::CLONE_FS).and_then(|()| lowers::create_over(fs, &in_one));
+    let created = thread::scope(|scope| scope.spawn(create).join());
+    told(fs, created.map_err(|_| Error::new("a thread panicked"))?)
 }
 
 /// Adds the kernel's own words.

@@ -17,6 +17,7 @@ use nix::unistd::fchdir;
 use crate::error::{At, Context, Field, Result};
 use crate::linux::idmap::IdMap;
 use crate::linux::mount_options::{FsOption, IVersion, Options};
+use crate::lowers;
 use crate::rights::Rights;
 use crate::spec::{Node, Report};
 use crate::sys::fs::fsetxattr;
@@ -147,6 +148,10 @@ impl FileSystem {
 
     /// The same with other directories as the layers of an overlay.
     pub fn mount_over(&self, layers: &[OwnedFd], mode: Option<u32>, attributes: u64) -> Result<OwnedFd> {
+        let opened =
+            if layers.is_empty() && self.has_old_layers() { self.open_layers()? } else { Vec::new() };
+        let layers = if opened.is_empty() { layers } else { &opened };
+        let in_one = self.has_old_layers().then(|| lowers::in_one(layers)).transpose()?;
         let opened = fsopen(&self.kind);
         let hint = self.hint(opened.as_ref().map(drop).map_err(|&errno| errno));
         let fs = opened.context(|| format!("open file system {}{hint}", self.kind))?;
@@ -165,6 +170,7 @@ impl FileSystem {
         let mut layers = layers.iter();
         for option in &self.options {
             match is_layer(option).then(|| layers.next()).flatten() {
+                Some(_) if in_one.is_some() => Ok(()),
                 Some(layer) => {
                     let value = format!("/proc/self/fd/{}", layer.as_raw_fd());
                     let set = fsconfig_set(&fs, &option.key, Value::String(&value));
@@ -175,7 +181,7 @@ impl FileSystem {
             }
             .at(&option.field)?;
         }
-        let created = fsconfig_create(&fs);
+        let created = in_one.map_or_else(|| fsconfig_create(&fs), |in_one| lowers::create_over(&fs, &in_one));
         told(&fs, created, || format!("create the file system{}", self.hint(created)))?;
         let mount = fsmount(&fs, attributes).context(|| match self.kind.as_str() {
             // The kernel's mount_too_revealing, the only refusal here.
@@ -200,6 +206,19 @@ impl FileSystem {
     pub fn layers(&self) -> Vec<(&Path, &Field)> {
         let layers = self.options.iter().filter(|option| is_layer(option));
         layers.filter_map(|option| Some((Path::new(option.value.as_ref()?), &option.field))).collect()
+    }
+
+    /// Whether its layers are to be named as they were before Linux 6.5.
+    fn has_old_layers(&self) -> bool {
+        self.options.iter().any(is_layer) && !lowers::are_options()
+    }
+
+    fn open_layers(&self) -> Result<Vec<OwnedFd>> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let open = |(value, field): (&Path, &Field)| {
+            open(value, flags, Mode::empty()).context(|| format!("open layer {}", value.display())).at(field)
+        };
+        self.layers().into_iter().map(open).collect()
     }
 
     pub fn sets_i_version(&self) -> bool {

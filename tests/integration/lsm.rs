@@ -1,11 +1,13 @@
 //! /process/apparmorProfile, /process/selinuxLabel and /linux/mountLabel.
 
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 use crate::harness::skip;
-use crate::sandbox::{Sandbox, keel, path};
+use crate::sandbox::{Sandbox, keel, path, program};
 use crate::{needs, tests};
 
 tests![
@@ -14,6 +16,7 @@ tests![
     a_mount_label_without_selinux_is_refused,
     empty_labels_are_none,
     an_apparmor_profile_is_in_effect,
+    exec_enters_the_containers_profile_or_its_own,
     an_unknown_apparmor_profile_is_refused,
     a_file_over_attr_exec_is_refused,
 ];
@@ -61,6 +64,57 @@ fn an_apparmor_profile_is_in_effect() {
         assert_eq!(c.report()["label"], "unconfined");
         c.running();
         assert_eq!(c.exec_report(&[])["label"], "unconfined");
+    }
+}
+
+/// Loads a profile that forbids nothing but to write to /forbidden, and unloads it.
+struct Profile(String);
+
+impl Profile {
+    fn load(c: &Sandbox) -> Self {
+        let name = format!("{}-profile", c.id);
+        let profile =
+            Self(format!("profile {name} {{\n  file,\n  capability,\n  signal,\n  deny /forbidden w,\n}}\n"));
+        profile.give("--replace");
+        profile
+    }
+
+    fn name(&self) -> &str {
+        self.0.split(' ').nth(1).unwrap()
+    }
+
+    fn give(&self, how: &str) {
+        let mut parser =
+            Command::new("apparmor_parser").arg(how).stdin(Stdio::piped()).spawn().expect("apparmor_parser");
+        parser.stdin.take().unwrap().write_all(self.0.as_bytes()).unwrap();
+        assert!(parser.wait().unwrap().success());
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        self.give("--remove");
+    }
+}
+
+fn exec_enters_the_containers_profile_or_its_own() {
+    needs!(path(APPARMOR), program("apparmor_parser"));
+    for no_new_privileges in [false, true] {
+        let mut c = Sandbox::new();
+        let profile = Profile::load(&c);
+        let label = format!("{} (enforce)", profile.name());
+        c.write("/forbidden", "kept");
+        c.set("/process/noNewPrivileges", no_new_privileges);
+        c.set("/process/apparmorProfile", profile.name());
+        assert_eq!(c.report()["label"], label);
+        assert_eq!(c.does("write /forbidden x"), ["EACCES"]);
+        c.running();
+        assert_eq!(c.exec_report(&[])["label"], label);
+        c.delete_force().ok();
+        c.unset("/process/apparmorProfile").running();
+        assert_eq!(c.exec_report(&["--apparmor", profile.name()])["label"], label);
+        assert_ne!(c.exec_report(&[])["label"], label);
+        c.delete_force().ok();
     }
 }
 
