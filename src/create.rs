@@ -34,7 +34,7 @@ use crate::log;
 use crate::notify::{self, Notify};
 use crate::plan::Plan;
 use crate::proc::Proc;
-use crate::relay::Console;
+use crate::relay::{self, Console, Signals};
 use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
@@ -77,7 +77,15 @@ pub struct First {
 }
 
 pub fn create(options: &CreateOptions, process: &Process) -> Result<()> {
-    new_container(options, process, Mode::Create, None).map(drop)
+    let signals = hold_signals(options)?;
+    let interrupt = signals.as_ref().map(Signals::interrupt);
+    new_container(options, process, Mode::Create, interrupt).map(drop)
+}
+
+/// systemd may be long in making the cgroup. A signal that ends this process meanwhile must leave nothing behind; at
+/// other times it is as good as a crash, and `delete` cleans up.
+pub fn hold_signals(options: &CreateOptions) -> Result<Option<Signals>> {
+    options.cgroup_manager.systemd().map(|_| relay::block_signals()).transpose()
 }
 
 /// Creates a container, or leaves nothing behind; gives up as soon as `interrupt` is readable.
@@ -193,7 +201,7 @@ struct Making<'a> {
     interrupt: Option<BorrowedFd<'a>>,
     state: State,
     /// Where systemd waits to be asked for the container's cgroup.
-    bus: Option<Bus>,
+    bus: Option<Bus<'a>>,
     cgroup: Option<Cgroup>,
     oom_watch: oom::Watch,
     net_devices: Option<net_devices::Given>,

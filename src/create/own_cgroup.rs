@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::Making;
 use crate::cgroup::systemd::Bus;
 use crate::cgroup::{Cgroup, Manager, oom};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::spawn::Spawned;
 use crate::spec::Report;
 
@@ -19,10 +19,9 @@ impl Making<'_> {
         }
         if let Some((scope, instance)) = self.plan.cgroup.scope().zip(self.options.cgroup_manager.systemd()) {
             // It takes a process to make one.
+            self.bus = Some(Bus::connect(instance, self.interrupt)?);
             self.state.unit = Some(scope.name.clone());
-            self.container.create_state(&self.state)?;
-            self.bus = Some(Bus::connect(instance)?);
-            return Ok(());
+            return self.container.create_state(&self.state);
         }
         let Some(path) = self.plan.cgroup.permitted_path(&self.host, self.options.cgroup_optional)? else {
             // What it could write to would be the caller's own.
@@ -57,7 +56,13 @@ impl Making<'_> {
         // So that an undo waits for its end.
         self.state.set_init(spawned.pid)?;
         let description = self.state.description();
-        let path = scope.start(bus, &description, &self.plan.cgroup, spawned.pid, &self.host)?;
+        let started = scope.start(bus, &description, &self.plan.cgroup, spawned.pid, &self.host);
+        let path = started.inspect_err(|error| {
+            if error.kind() == Kind::Interrupted {
+                // systemd has no answer yet, and may have none for the undo: without init there is no scope either.
+                self.state.unit = None;
+            }
+        })?;
         self.state.cgroup = Some(path.clone());
         let cgroup = Cgroup::of_scope(&self.plan.cgroup, &path, &self.host)?;
         self.watch_oom(&cgroup)?;
