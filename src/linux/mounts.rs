@@ -347,15 +347,25 @@ pub struct Made<'a> {
     pub kernel: Vec<(&'a Path, Root)>,
 }
 
-/// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc, cgroup), before
-/// anything is made in /dev.
-pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root) -> Result<Made<'a>> {
+/// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc), before anything is
+/// made in /dev. `enter_cgroup` has it go to its cgroup and the namespace of that, in time for the first mount that shows
+/// them or counts there.
+pub fn apply<'a>(
+    mounts: &'a Mounts,
+    sources: Vec<Option<OwnedFd>>,
+    root: &Root,
+    enter_cgroup: impl FnOnce() -> Result<()>,
+) -> Result<Made<'a>> {
+    let mut enter_cgroup = Some(enter_cgroup);
     let mut made = Made::default();
     if let Some(mount) = mounts.root.as_ref().filter(|mount| mount.is_read_only_later()) {
         let fd = root.as_fd().try_clone_to_owned().context(|| mount.to_string())?;
         made.writable.push((fd, mount));
     }
     for (mount, source) in mounts.list.iter().zip(sources) {
+        if mount.needs_cgroup() {
+            enter_cgroup.take().map_or(Ok(()), |enter| enter())?;
+        }
         let fd = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
         let Some(fd) = fd else { continue };
         if mount.is_read_only_later() {
@@ -364,6 +374,7 @@ pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root)
             made.kernel.push((&mount.destination, Root::new(fd)));
         }
     }
+    enter_cgroup.map_or(Ok(()), |enter| enter())?;
     Ok(made)
 }
 

@@ -278,10 +278,15 @@ impl Namespaces {
             let own = proc.namespace("self", "time_for_children")?;
             enter(Kind::Time, &own).context(|| "enter the new time namespace")?;
         }
+        joined.by_init.iter().try_for_each(Hop::join)
+    }
+
+    /// Init's part once it is in the container's cgroup, which is the top of what its new cgroup namespace shows.
+    pub fn unshare_cgroup(&self) -> Result<()> {
         if self.is_new(Kind::Cgroup) {
             unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare cgroup namespace")?;
         }
-        joined.by_init.iter().try_for_each(Hop::join)
+        Ok(())
     }
 }
 
