@@ -19,6 +19,7 @@ use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
 use crate::create::for_init::{make_dev, map_ids, open_early, open_for_init, opens_late, user_namespace};
+pub use crate::create::own_cgroup::hold_signals;
 use crate::delete::destroy;
 use crate::error::{Context, Field, Result};
 use crate::fds::Passed;
@@ -34,7 +35,7 @@ use crate::log;
 use crate::notify::{self, Notify};
 use crate::plan::Plan;
 use crate::proc::Proc;
-use crate::relay::{self, Console, Signals};
+use crate::relay::{Console, Signals};
 use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
@@ -80,12 +81,6 @@ pub fn create(options: &CreateOptions, process: &Process) -> Result<()> {
     let signals = hold_signals(options)?;
     let interrupt = signals.as_ref().map(Signals::interrupt);
     new_container(options, process, Mode::Create, interrupt).map(drop)
-}
-
-/// systemd may be long in making the cgroup. A signal that ends this process meanwhile must leave nothing behind; at
-/// other times it is as good as a crash, and `delete` cleans up.
-pub fn hold_signals(options: &CreateOptions) -> Result<Option<Signals>> {
-    options.cgroup_manager.systemd().map(|_| relay::block_signals()).transpose()
 }
 
 /// Creates a container, or leaves nothing behind; gives up as soon as `interrupt` is readable.

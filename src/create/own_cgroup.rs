@@ -7,9 +7,17 @@ use nix::sys::signal::Signal;
 use super::Making;
 use crate::cgroup::systemd::Bus;
 use crate::cgroup::{Cgroup, Manager, oom};
+use crate::cli::CreateOptions;
 use crate::error::{Error, Kind, Result};
+use crate::relay::{self, Signals};
 use crate::spawn::Spawned;
 use crate::spec::Report;
+
+/// systemd may be long in making the cgroup. A signal that ends this process meanwhile must leave nothing behind; at
+/// other times it is as good as a crash, and `delete` cleans up.
+pub fn hold_signals(options: &CreateOptions) -> Result<Option<Signals>> {
+    options.cgroup_manager.systemd().map(|_| relay::block_signals()).transpose()
+}
 
 impl Making<'_> {
     /// Makes the cgroup, if it is keel that makes it, and the state that names what is to be made.

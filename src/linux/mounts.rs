@@ -9,6 +9,7 @@
 //! <https://man7.org/linux/man-pages/man2/move_mount.2.html>,
 //! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
+mod attributes;
 mod cgroups;
 mod dev;
 pub mod external;
@@ -20,7 +21,6 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
 use crate::error::{At, Context, Error, Field, Result};
@@ -30,8 +30,9 @@ use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
 use crate::linux::tmpcopyup::copy_up;
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
-use crate::sys::mount::{Change, attr, mount_setattr, move_mount};
+use crate::sys::mount::{Change, attr, move_mount};
 
+use attributes::set;
 use id_mapped::IdMapped;
 pub use id_mapped::{Own, Users};
 pub use sources::{make_root, open_root, open_sources};
@@ -386,26 +387,6 @@ pub fn finish(writable: Vec<(OwnedFd, &Mount)>) -> Result<()> {
             .at(&mount.field)?;
     }
     Ok(())
-}
-
-fn set(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
-    if change == Change::default() {
-        return Ok(());
-    }
-    let changed = mount_setattr(mount, recursive, change);
-    changed.context(|| {
-        let below = if recursive { " and below" } else { "" };
-        format!(
-            "set attributes {:#x}, clear {:#x}, propagation {:#x}{below}{}",
-            change.set,
-            change.clear,
-            change.propagation,
-            match changed {
-                Err(Errno::EPERM) => " (a user namespace cannot take a flag off what the host has mounted)",
-                _ => "",
-            }
-        )
-    })
 }
 
 #[cfg(test)]
