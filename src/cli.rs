@@ -65,13 +65,8 @@ impl Global {
         Self::user_root().unwrap_or_else(|| "/run/keel".into())
     }
 
-    /// The state root in the runtime directory of a user, who may be root of a user namespace, as with runc.
+    /// The state root in the runtime directory of a user.
     fn user_root() -> Option<PathBuf> {
-        let is_users = || match Rights::of_caller() {
-            Rights::User => true,
-            Rights::Namespaced => std::env::var_os("USER").is_none_or(|user| user != "root"),
-            Rights::Root => false,
-        };
         user_dir().filter(|_| is_users()).map(|dir| dir.join("keel"))
     }
 
@@ -96,7 +91,7 @@ impl Global {
 
     /// The one that lets this user make units.
     fn systemd() -> Manager {
-        if nix::unistd::geteuid().is_root() { Manager::Systemd } else { Manager::SystemdUser }
+        if is_users() { Manager::SystemdUser } else { Manager::Systemd }
     }
 
     /// Whether `--root` was given: a default that does not exist yet holds no containers, another is an error.
@@ -128,6 +123,15 @@ impl Global {
             )));
         }
         Ok(())
+    }
+}
+
+/// Whether it is a user who calls, who may be root of a user namespace, as with runc.
+fn is_users() -> bool {
+    match Rights::of_caller() {
+        Rights::User => true,
+        Rights::Namespaced => std::env::var_os("USER").is_none_or(|user| user != "root"),
+        Rights::Root => false,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::cli::CreateOptions;
 use crate::container::{Container, State, Status};
 pub use crate::create::for_init::check_private;
 use crate::create::for_init::{make_dev, map_ids, open_early, open_for_init, opens_late, user_namespace};
+pub use crate::create::own_cgroup::hold_signals;
 pub use crate::create::upper::claim as claim_upper;
 use crate::delete::destroy;
 use crate::error::{Context, Field, Result};
@@ -36,7 +37,7 @@ use crate::log;
 use crate::notify::{self, Notify};
 use crate::plan::Plan;
 use crate::proc::Proc;
-use crate::relay::Console;
+use crate::relay::{Console, Signals};
 use crate::spawn::{Request, Spawned, spawn};
 use crate::spec::Report;
 use crate::sync::ToInit;
@@ -79,7 +80,9 @@ pub struct First {
 }
 
 pub fn create(options: &CreateOptions, process: &Process) -> Result<()> {
-    new_container(options, process, Mode::Create, None).map(drop)
+    let signals = hold_signals(options)?;
+    let interrupt = signals.as_ref().map(Signals::interrupt);
+    new_container(options, process, Mode::Create, interrupt).map(drop)
 }
 
 /// Creates a container, or leaves nothing behind; gives up as soon as `interrupt` is readable.
@@ -195,7 +198,7 @@ struct Making<'a> {
     interrupt: Option<BorrowedFd<'a>>,
     state: State,
     /// Where systemd waits to be asked for the container's cgroup.
-    bus: Option<Bus>,
+    bus: Option<Bus<'a>>,
     cgroup: Option<Cgroup>,
     oom_watch: oom::Watch,
     net_devices: Option<net_devices::Given>,
@@ -354,12 +357,7 @@ impl Making<'_> {
             state.creating = false;
             container.write_state(state)?;
         }
-        if let (Some(cgroup), Some(_)) = (&self.cgroup, &self.oom_watch.field)
-            && let Some(killed) = self.oom_watch.killed(cgroup)?
-        {
-            // Init may have been ready before the limit was there, and still be on its way out.
-            return Err(killed);
-        }
+        own_cgroup::fail_if_killed(self.cgroup.as_ref(), &self.oom_watch)?;
         if let Some(path) = &options.pid_file {
             handover::write_pid_file(path, spawned.pid)?;
         }

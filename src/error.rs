@@ -61,6 +61,8 @@ pub enum Kind {
     NoContainer,
     /// The container is not running, or not in the state that the command needs.
     WrongStatus,
+    /// A signal has ended the wait.
+    Interrupted,
     // What keel-image has an exit code for; no container's init sends these.
     /// The image, tag or file does not exist.
     #[serde(skip)]

@@ -15,7 +15,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::{Attach, Instance};
+use crate::cgroup::{Cgroup, undelegated};
 use crate::cli::ExecOptions;
 use crate::container::{Container, State, Status};
 use crate::create::{self, check_terminal};
@@ -179,6 +180,11 @@ fn start(
     const FIRST: i32 = nix::libc::CLONE_NEWUSER | nix::libc::CLONE_NEWPID;
     let foreign = user.then(|| Namespaces::foreign_flags(&proc, Pid::from_raw(state.pid))).transpose()?;
     let restored = if state.extra_time_namespace { nix::libc::CLONE_NEWTIME } else { 0 };
+    let mut cgroup = open_cgroup(state, host, options)?;
+    let attach = cgroup.as_ref().map_or(Ok(None), |cgroup| attach(state, cgroup, host, options))?;
+    if attach.is_some() {
+        cgroup = None;
+    }
     let joining = Joining {
         first,
         namespaces: foreign.map_or(plan.namespaces.join_flags(mapped) | restored, |flags| flags & !FIRST),
@@ -187,8 +193,8 @@ fn start(
         console_socket: options.console_socket.as_deref().map(socket::connect).transpose()?,
         first_private_fd: own.passed.first_private(),
         keyring: state.new_keyring.then_some(&*state.id),
+        moves: attach.is_some(),
     };
-    let cgroup = open_cgroup(state, host, options)?;
     // The clone is seen from inside the container at once, while it still holds the host's descriptors. (That of a user
     // is not, before it has done so itself; and this process would lose its own files in /proc.)
     if !user {
@@ -206,8 +212,12 @@ fn start(
         None => spawn()?,
     };
 
+    let moved = attach.map_or(Ok(()), |attach| {
+        attach.apply(spawned.pid)?;
+        spawned.send(|sync| sync.scope(None))
+    });
     // All this while the process sets itself up.
-    let started = prepare(process, state, &proc, spawned.pid).and_then(|()| {
+    let started = moved.and_then(|()| prepare(process, state, &proc, spawned.pid)).and_then(|()| {
         let pid_file = options.pid_file.as_deref();
         pid_file.map_or(Ok(()), |path| handover::write_pid_file(path, spawned.pid))?;
         see_through(process, state, &spawned, options, mapped, interrupt)
@@ -300,6 +310,19 @@ fn open_cgroup(state: &State, host: &Host, options: &ExecOptions) -> Result<Opti
         Some(cgroup) => Ok(Some(cgroup)),
         None => Err(Error::new(format!("use --cgroup {}: the container has none there", below.display()))),
     }
+}
+
+/// How a user's systemd brings a process to a container's cgroup that the caller may not have it born in.
+fn attach(state: &State, cgroup: &Cgroup, host: &Host, options: &ExecOptions) -> Result<Option<Attach>> {
+    let instance = state.cgroup_manager.systemd().filter(|instance| *instance == Instance::User);
+    let ((Some(instance), Some(unit)), Some(scope)) = ((instance, &state.unit), &state.cgroup) else {
+        return Ok(None);
+    };
+    if undelegated::may_enter(cgroup, host) {
+        return Ok(None);
+    }
+    let moved = if options.cgroup.is_none() && cgroup.passes_on()? { of_first(state, host)? } else { None };
+    Ok(Some(Attach::new(unit, instance, scope, moved.as_ref().unwrap_or(cgroup))))
 }
 
 /// The cgroup that the container's first process is in now.

@@ -12,7 +12,7 @@ use oci_spec::runtime::{
     Seccomp, Selinux,
 };
 
-use crate::cgroup::{self, delegate, systemd};
+use crate::cgroup::{delegate, systemd};
 use crate::checkpoint;
 use crate::container::OCI_VERSION;
 use crate::error::{Context, Result};
@@ -54,7 +54,7 @@ fn linux() -> LinuxFeature {
         .set_v1(Some(false))
         .set_v2(Some(true))
         .set_systemd(Some(true))
-        .set_systemd_user(Some(cgroup::SYSTEMD_USER))
+        .set_systemd_user(Some(true))
         .set_rdma(Some(true));
     let mut intel_rdt = IntelRdt::default();
     intel_rdt.set_enabled(Some(true)).set_schemata(Some(true)).set_monitoring(Some(true));

@@ -135,14 +135,13 @@ fn set_up<'p>(
     // What is made in the rootfs gets the modes that the config gives.
     let callers_umask = umask(Mode::empty());
     setsid().context(|| "start a session")?;
-    let leaf = match inherited.scope_follows {
-        // If create dies before that, nobody knows of this process.
-        true => create.receive_scope()?.unwrap_or_else(|| exit_now(1)),
-        false => inherited.cgroup_leaf,
-    };
+    // While systemd makes the scope, init can do what takes no memory to speak of; but create's words come in order.
+    let mut enter_cgroup =
+        Some(|| enter_cgroup(plan, inherited.scope_follows, inherited.cgroup_leaf, create));
     plan.namespaces.enter_as_init(joined, &Proc::host())?;
-    // After it, since a cgroup namespace is rooted where init is when it makes it.
-    leaf.map_or(Ok(()), delegate::enter)?;
+    if inherited.trees.is_none() {
+        enter_cgroup.take().map_or(Ok(()), |enter| enter())?;
+    }
     let has_user_namespace = inherited.mapped.is_some();
     let proc = match plan.rights {
         Rights::Root if !has_user_namespace => Proc::private(),
@@ -192,7 +191,8 @@ fn set_up<'p>(
         || plan.mounts.have_sources().map(|has| has.then(|| trees::receive(create)).transpose()).collect(),
         Ok,
     )?;
-    let mounts::Made { writable, kernel } = mounts::apply(&plan.mounts, sources, &root)?;
+    let mounts::Made { writable, kernel } =
+        mounts::apply(&plan.mounts, sources, &root, || enter_cgroup.map_or(Ok(()), |enter| enter()))?;
     // After the mounts, since one of them is /dev.
     devices::apply(&plan.devices, &root, &proc, devices)?;
     // After the devices, and while /dev can be written to.
@@ -242,6 +242,17 @@ fn set_up<'p>(
         process.schedule(THIS)?;
     }
     restrict(process, &root, proc, callers_umask, inherited.first_private_fd, kept, create).map(Some)
+}
+
+/// To the container's cgroup, to the namespace that has it for its top, and then to the leaf below it.
+fn enter_cgroup(plan: &Plan, scope_follows: bool, leaf: Option<OwnedFd>, create: &InitEnd) -> Result<()> {
+    let leaf = match scope_follows {
+        // If create dies before that, nobody knows of this process.
+        true => create.receive_scope()?.unwrap_or_else(|| exit_now(1)),
+        false => leaf,
+    };
+    plan.namespaces.unshare_cgroup()?;
+    leaf.map_or(Ok(()), delegate::enter)
 }
 
 /// Until the ids of this process's user namespace are mapped.

@@ -39,6 +39,8 @@ pub struct Joining<'a> {
     pub first_private_fd: u32,
     /// The id of a container with a keyring of its own.
     pub keyring: Option<&'a str>,
+    /// Whether it is still to be brought to the container's cgroup.
+    pub moves: bool,
 }
 
 /// The life of the process.
@@ -58,6 +60,10 @@ fn set_up<'p>(process: &'p Process, joining: Joining<'_>, exec: &InitEnd) -> Res
     process.exec_affinity.apply_final()?;
     let callers_umask = umask(Mode::empty());
     setsid().context(|| "start a session")?;
+    // Before it is anything but a copy of exec: nothing that it does may count as the caller's.
+    if joining.moves && exec.receive_scope()?.is_none() {
+        exit_now(1);
+    }
     let proc = match joining.mapped {
         None => Proc::private(),
         Some(_) => {

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, readlink, readlinkat};
+use nix::fcntl::{OFlag, open, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Pid;
@@ -118,7 +118,11 @@ impl Proc {
 /// Whether a process of the host is on its way out, or gone. It loses its memory, and the program with it, before its
 /// files: when a descriptor that execve would close too is seen to close, this tells which of the two it was.
 pub fn is_ending(pid: Pid) -> bool {
-    matches!(readlink(format!("/proc/{pid}/exe").as_str()), Err(Errno::ENOENT | Errno::ESRCH))
+    // Not by its link `exe`, which a user may not read of a zombie.
+    match std::fs::read(format!("/proc/{pid}/statm")) {
+        Ok(pages) => pages.starts_with(b"0 "),
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    }
 }
 
 fn mount_private() -> Result<OwnedFd> {

@@ -112,9 +112,10 @@ impl Making<'_> {
     ) -> Result<()> {
         let bus = match self.options.cgroup_manager.systemd() {
             Some(instance) => {
+                let bus = Bus::connect(instance, interrupt)?;
                 self.state.unit = self.plan.cgroup.scope().map(|scope| scope.name.clone());
                 self.container.create_state(&self.state)?;
-                Some(Bus::connect(instance)?)
+                Some(bus)
             }
             None => self.make_cgroup().map(|()| None)?,
         };

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::cli::RunOptions;
-use crate::create::{Created, Mode, Process, new_container};
+use crate::create::{self, Created, Mode, Process, new_container};
 use crate::delete::destroy_unless_gone;
 use crate::error::{Context, Result};
 use crate::relay::{self, Signals};
@@ -13,7 +13,9 @@ use crate::start::run_poststart;
 pub fn run(options: &RunOptions, process: &Process) -> Result<i32> {
     let id = &options.create.id;
     if options.detach {
-        let mut created = new_container(&options.create, process, Mode::Detached, None)?;
+        let signals = create::hold_signals(&options.create)?;
+        let interrupt = signals.as_ref().map(Signals::interrupt);
+        let mut created = new_container(&options.create, process, Mode::Detached, interrupt)?;
         return detach(&mut created).context(|| format!("run container {id}")).map(|()| 0);
     }
     if !options.no_subreaper {

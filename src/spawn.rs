@@ -20,7 +20,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, pipe2, write};
 
 use crate::cgroup::Cgroup;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::linux::namespaces::{Joined, Namespaces};
 use crate::proc::{Proc, is_ending};
 use crate::rights::Rights;
@@ -69,7 +69,7 @@ pub fn spawn(
     init: impl FnOnce(InitEnd) -> Infallible,
 ) -> Result<Spawned> {
     let ends = sync::pair()?;
-    let cloned = if joined.is_one_way() {
+    let cloned = if joined.is_one_way(rights) {
         clone_by_hop(cgroup, || {
             namespaces.enter(joined, proc, rights)?;
             Ok(namespaces.clone_flags())
@@ -220,7 +220,11 @@ impl Spawned {
                 return Err(errno).context(|| "wait for init");
             }
         }
-        if fds[0].any() == Some(true) { Ok(()) } else { Err(Error::new("interrupted by a signal")) }
+        if fds[0].any() == Some(true) {
+            Ok(())
+        } else {
+            Err(Error::of_kind(Kind::Interrupted, "interrupted by a signal"))
+        }
     }
 
     pub fn tell(&self, message: ToInit) -> Result<()> {

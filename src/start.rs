@@ -62,7 +62,7 @@ fn oom_kill(state: &State) -> Result<Option<Error>> {
     let Some(watch) = state.oom_watch.as_ref().filter(|_| is_ending(Pid::from_raw(state.pid))) else {
         return Ok(None);
     };
-    state.open_cgroup()?.map_or(Ok(None), |cgroup| watch.killed(&cgroup))
+    state.cgroup.as_deref().map_or(Ok(None), |cgroup| watch.killed_at(cgroup))
 }
 
 /// A program that could not be executed leaves a stopped container, as with runc; a startContainer hook that failed

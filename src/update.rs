@@ -59,11 +59,11 @@ fn change(root: &Path, options: &UpdateOptions) -> Result<()> {
     let cgroup = state
         .need_cgroup()?
         .ok_or_else(|| Error::of_kind(Kind::WrongStatus, "container not running: its cgroup is gone"))?;
-    complete(&mut resources, &cgroup)?;
+    let unit = state.unit.as_deref().zip(state.cgroup_manager.systemd());
+    complete(&mut resources, &cgroup, unit)?;
     let field = Field::root().child("linux").child("resources");
     let node = Node::at_field(&resources, field, &report);
     let mut limits = limits::plan(&node);
-    let unit = state.unit.as_deref().zip(state.cgroup_manager.systemd());
     let unit = unit.map(|(unit, instance)| systemd::Update::plan(unit, instance, &mut limits, &report));
     let rdt = rdt::plan(&Node::at_field(&linux, Field::root().child("linux"), &report));
     let filter = node.has("devices").then(|| devices::plan(Some(&node)));
@@ -147,7 +147,11 @@ fn rdt_from_flags(options: &UpdateOptions) -> Map<String, Value> {
 }
 
 /// A limit of swap counts memory in, and a quota and a period come together: what the caller leaves out is as it is now.
-fn complete(resources: &mut Map<String, Value>, cgroup: &Cgroup) -> Result<()> {
+fn complete(
+    resources: &mut Map<String, Value>,
+    cgroup: &Cgroup,
+    unit: Option<(&str, systemd::Instance)>,
+) -> Result<()> {
     let is_set = |section: &Map<String, Value>, key: &str| {
         section.get(key).is_some_and(|value| !value.is_null() && *value != 0)
     };
@@ -164,7 +168,13 @@ fn complete(resources: &mut Map<String, Value>, cgroup: &Cgroup) -> Result<()> {
         && let Some((quota, period)) = max.split_once(' ')
     {
         let (key, value) = if is_set(cpu, "period") { ("quota", quota) } else { ("period", period) };
-        cpu.insert(key.into(), value.parse::<i64>().unwrap_or(-1).into());
+        let mut number = value.parse::<i64>().unwrap_or(-1);
+        if let (Some((unit, instance)), "period", "max") = (unit, key, quota)
+            && let Some(period) = systemd::quota_period_us(unit, instance)?
+        {
+            number = period.try_into().unwrap_or(number);
+        }
+        cpu.insert(key.into(), number.into());
     }
     Ok(())
 }

@@ -128,8 +128,10 @@ pub fn enable_all(last: &Path, mount: &Cgroup2) -> Result<()> {
         let passed = cgroup.controllers("subtree_control")?;
         for controller in cgroup.controllers(".")?.difference(&passed) {
             match cgroup.write("cgroup.subtree_control", &format!("+{controller}")) {
-                // EINVAL: a process with a realtime policy keeps cpu back. EOPNOTSUPP: it is threaded.
-                Ok(()) | Err(Errno::EBUSY | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
+                // EINVAL: a process with a realtime policy keeps cpu back. EOPNOTSUPP: it is threaded. EACCES: it is not
+                // delegated to this user.
+                Ok(())
+                | Err(Errno::EBUSY | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EACCES | Errno::EPERM) => {}
                 Err(errno) => return Err(explain(errno, controller, &dir)),
             }
         }
@@ -259,6 +261,11 @@ impl Cgroup {
         };
         let names = read().context(|| format!("read {}/{}", self.path.display(), file.to_string_lossy()))?;
         Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Whether the cgroups below have controllers of it, so that it can have no processes itself.
+    pub fn passes_on(&self) -> Result<bool> {
+        Ok(!self.controllers("subtree_control")?.is_empty())
     }
 
     /// Waits for changes to the controllers of the hierarchy that are under way: a write that asks for no change takes

@@ -47,9 +47,6 @@ impl Manager {
     }
 }
 
-/// Whether a user's own systemd can be asked to make it: that takes running without privileges.
-pub const SYSTEMD_USER: bool = false;
-
 /// What a message says of [`Manager::Disabled`].
 const NO_CGROUP: &str = "and --cgroup-manager disabled makes none";
 

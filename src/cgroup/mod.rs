@@ -39,7 +39,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
-pub use manager::{Manager, SYSTEMD_USER};
+pub use manager::Manager;
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::host::{Cgroup2, Host};

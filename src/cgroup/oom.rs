@@ -3,6 +3,8 @@
 //!
 //! Kernel: <https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files> (memory.events)
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, Plan};
@@ -14,6 +16,9 @@ pub struct Watch {
     /// What limits its memory, if the config does.
     pub field: Option<Field>,
     before: Events,
+    /// The same of the cgroup above a scope, for when systemd has removed that with its last process.
+    #[serde(default)]
+    above: Option<Events>,
 }
 
 /// What has happened in a cgroup and below it, which may be older than the container.
@@ -29,7 +34,9 @@ impl Watch {
     pub fn new(plan: &Plan, cgroup: &Cgroup) -> Result<Self> {
         let limit = plan.limits.iter().rfind(|limit| limit.file() == "memory.max" && !limit.is_none());
         let before = if cgroup.is_new() { None } else { Events::read(cgroup)? }.unwrap_or_default();
-        Ok(Self { field: limit.map(|limit| limit.field.clone()), before })
+        let above = cgroup.path().parent().filter(|_| limit.is_some() && plan.scope().is_some());
+        let above = above.map_or(Ok(None), Events::read_at)?;
+        Ok(Self { field: limit.map(|limit| limit.field.clone()), before, above })
     }
 
     /// The error that says so, if the killer has taken a process of the cgroup or below since.
@@ -48,6 +55,20 @@ impl Watch {
         }))
     }
 
+    /// The same for whoever does not know that the first process was killed: the cgroup at `path` may be gone because
+    /// all has gone well.
+    pub fn killed_at(&self, path: &Path) -> Result<Option<Error>> {
+        if let Some(cgroup) = Cgroup::open(path)?
+            && Events::read(&cgroup)?.is_some()
+        {
+            return self.killed(&cgroup);
+        }
+        let (Some(before), Some(slice)) = (self.above, path.parent()) else { return Ok(None) };
+        // Each counts what happens below it too.
+        let kills = Events::read_at(slice)?.unwrap_or_default().oom_kill;
+        Ok(if kills > before.oom_kill { self.perhaps_killed() } else { None })
+    }
+
     /// systemd removes a cgroup with its last process, and nobody can tell then what it was killed for.
     fn perhaps_killed(&self) -> Option<Error> {
         let what = "the container's first process was killed, perhaps by the out-of-memory killer";
@@ -56,6 +77,10 @@ impl Watch {
 }
 
 impl Events {
+    fn read_at(path: &Path) -> Result<Option<Self>> {
+        Cgroup::open(path)?.map_or(Ok(None), |cgroup| Self::read(&cgroup))
+    }
+
     /// Without the memory controller there is no such file, and nobody counts.
     fn read(cgroup: &Cgroup) -> Result<Option<Self>> {
         Ok(cgroup.value("memory.events")?.map(|events| Self::parse(&events)))

@@ -1,7 +1,7 @@
 //! `--systemd-cgroup`: systemd makes the container's cgroup, as that of a transient scope.
 //!
-//! A scope is made around processes. Init is cloned in the cgroup of this process and waits; systemd moves it, and says
-//! where to. The limits are told to systemd together with that, so that it keeps them (see `properties.rs`), and then
+//! A scope is made around processes. Init is cloned in the cgroup of this process, and systemd moves it and says where to;
+//! init waits for that before it does what shows its cgroup or takes memory to speak of. The limits are told to systemd together with that, so that it keeps them (see `properties.rs`), and then
 //! written like those of any other cgroup, so that one that systemd ignores, since the controller is missing, is an
 //! error as it is there. The scope ends when its last process has; `delete` waits for that.
 //!
@@ -11,6 +11,7 @@
 //! `systemd.scope(5)`
 
 mod annotations;
+mod attach;
 mod bus;
 mod message;
 mod properties;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 
 pub use annotations::PREFIX as ANNOTATIONS;
+pub use attach::Attach;
 pub use bus::{Bus, Instance};
 
 use self::bus::Refused;
@@ -107,7 +109,7 @@ impl Scope {
     /// There may be a scope then, or somebody else's; [`stop`] can tell.
     pub fn start(
         &self,
-        bus: &mut Bus,
+        bus: &mut Bus<'_>,
         description: &str,
         plan: &Plan,
         pid: Pid,
@@ -139,7 +141,7 @@ impl Scope {
 
     fn ask_to_start(
         &self,
-        bus: &mut Bus,
+        bus: &mut Bus<'_>,
         description: &str,
         properties: &[&Property],
         pid: Pid,
@@ -176,7 +178,7 @@ fn named<'p>(properties: &[&'p Property]) -> impl Iterator<Item = (&'p str, &'p 
 }
 
 /// Those that this systemd has.
-fn supported<'p>(properties: &'p [Property], bus: &mut Bus) -> Result<Vec<&'p Property>> {
+fn supported<'p>(properties: &'p [Property], bus: &mut Bus<'_>) -> Result<Vec<&'p Property>> {
     let is_new = properties.iter().any(|property| property.since > properties::OLDEST);
     let version = if is_new { bus.version()? } else { properties::OLDEST };
     Ok(properties.iter().filter(|property| property.since <= version).collect())
@@ -209,6 +211,17 @@ impl Cgroup {
     }
 }
 
+/// The period of the quota that the scope would have: of no quota, systemd writes 100 ms into cpu.max again, whatever the
+/// period that it has been told.
+pub fn quota_period_us(unit: &str, instance: Instance) -> Result<Option<u64>> {
+    let what = || format!("ask for the quota of the systemd unit {unit}");
+    let period = Bus::connect(instance, None)
+        .and_then(|mut bus| bus.scope_number(unit, "CPUQuotaPeriodUSec"))
+        .context(what)?;
+    // As long as it has been told none.
+    Ok(period.filter(|&period| period != u64::MAX))
+}
+
 /// New limits of a scope, which hold as long as it does.
 pub struct Update {
     unit: String,
@@ -227,7 +240,7 @@ impl Update {
             return Ok(());
         }
         let what = || format!("change the systemd unit {}", self.unit);
-        let mut bus = Bus::connect(self.instance).context(what)?;
+        let mut bus = Bus::connect(self.instance, None).context(what)?;
         let properties = supported(&self.properties, &mut bus).context(what)?;
         let answer = bus.ask("SetUnitProperties", "sba(sv)", |body| {
             // Not those of the next unit with this name.
@@ -248,8 +261,11 @@ impl Update {
 /// Ends a scope that has no processes any more. It would end by itself, but in its own time, and a new one can have its
 /// name only after that. `description`: only if it has this one, since it may be somebody else's.
 pub fn stop(unit: &str, instance: Instance, description: Option<&str>) -> Result<()> {
+    if !is_known(unit, instance) {
+        return Ok(());
+    }
     let what = || format!("stop the systemd unit {unit}");
-    let mut bus = Bus::connect(instance).context(what)?;
+    let mut bus = Bus::connect(instance, None).context(what)?;
     if let Some(description) = description
         && bus.description(unit).context(what)? != description
     {
@@ -266,6 +282,15 @@ pub fn stop(unit: &str, instance: Instance, description: Option<&str>) -> Result
         Err(refused) if refused.is("NoSuchUnit") => Ok(()),
         answer => answer.map(drop).map_err(Error::from).context(what),
     }
+}
+
+/// Whether systemd has a transient unit of this name, as the file of that says, which goes when the name is free; or
+/// whether that cannot be told from here.
+fn is_known(unit: &str, instance: Instance) -> bool {
+    let Some(files) = instance.directory().map(|directory| directory.join("systemd/transient")) else {
+        return true;
+    };
+    files.join(unit).exists() || !files.exists()
 }
 
 /// The field that asked for the property that systemd's message names. It names none when a mask is too long.

@@ -73,6 +73,15 @@ pub fn give(cgroup: &Cgroup, leaf: Option<&Leaf>, uid: Uid, rights: Rights) -> R
     }
 }
 
+/// Whether the caller may have a process born in this one: whoever does has to be allowed to write to the file of the
+/// first cgroup that is above both.
+pub fn may_enter(cgroup: &Cgroup, host: &Host) -> bool {
+    let common =
+        |own: PathBuf| own.ancestors().find(|above| cgroup.path().starts_with(above)).map(Path::to_owned);
+    let own = host.own_cgroup().and_then(|own| host.locate_cgroup(&own));
+    own.ok().and_then(common).is_some_and(|common| is_writable(&common.join("cgroup.procs")))
+}
+
 /// The parent of the caller's cgroup, whose children can have limits, and the caller's cgroup itself, where they can
 /// only once it has passed controllers on.
 fn places(host: &Host) -> Result<[PathBuf; 2]> {
@@ -83,6 +92,9 @@ fn places(host: &Host) -> Result<[PathBuf; 2]> {
 /// Whether the caller may make a cgroup in this one, and have a process born there: whoever moves one has to be
 /// allowed to write to the file of the first cgroup that is above the old and the new one.
 fn is_delegated(cgroup: &Path) -> bool {
-    let writable = |path: &Path| faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
-    writable(cgroup) && writable(&cgroup.join("cgroup.procs"))
+    is_writable(cgroup) && is_writable(&cgroup.join("cgroup.procs"))
+}
+
+fn is_writable(path: &Path) -> bool {
+    faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
 }

@@ -7,9 +7,17 @@ use nix::sys::signal::Signal;
 use super::Making;
 use crate::cgroup::systemd::Bus;
 use crate::cgroup::{Cgroup, Manager, oom};
-use crate::error::{Error, Result};
+use crate::cli::CreateOptions;
+use crate::error::{Error, Kind, Result};
+use crate::relay::{self, Signals};
 use crate::spawn::Spawned;
 use crate::spec::Report;
+
+/// systemd may be long in making the cgroup. A signal that ends this process meanwhile must leave nothing behind; at
+/// other times it is as good as a crash, and `delete` cleans up.
+pub fn hold_signals(options: &CreateOptions) -> Result<Option<Signals>> {
+    options.cgroup_manager.systemd().map(|_| relay::block_signals()).transpose()
+}
 
 impl Making<'_> {
     /// Makes the cgroup, if it is keel that makes it, and the state that names what is to be made.
@@ -19,10 +27,9 @@ impl Making<'_> {
         }
         if let Some((scope, instance)) = self.plan.cgroup.scope().zip(self.options.cgroup_manager.systemd()) {
             // It takes a process to make one.
+            self.bus = Some(Bus::connect(instance, self.interrupt)?);
             self.state.unit = Some(scope.name.clone());
-            self.container.create_state(&self.state)?;
-            self.bus = Some(Bus::connect(instance)?);
-            return Ok(());
+            return self.container.create_state(&self.state);
         }
         let Some(path) = self.plan.cgroup.permitted_path(&self.host, self.options.cgroup_optional)? else {
             // What it could write to would be the caller's own.
@@ -57,7 +64,13 @@ impl Making<'_> {
         // So that an undo waits for its end.
         self.state.set_init(spawned.pid)?;
         let description = self.state.description();
-        let path = scope.start(bus, &description, &self.plan.cgroup, spawned.pid, &self.host)?;
+        let started = scope.start(bus, &description, &self.plan.cgroup, spawned.pid, &self.host);
+        let path = started.inspect_err(|error| {
+            if error.kind() == Kind::Interrupted {
+                // systemd has no answer yet, and may have none for the undo: without init there is no scope either.
+                self.state.unit = None;
+            }
+        })?;
         self.state.cgroup = Some(path.clone());
         let cgroup = Cgroup::of_scope(&self.plan.cgroup, &path, &self.host)?;
         self.watch_oom(&cgroup)?;
@@ -70,5 +83,13 @@ impl Making<'_> {
     pub(super) fn oom_kill(&self, spawned: &Spawned) -> Option<Error> {
         let (Some(cgroup), Some(Signal::SIGKILL)) = (&self.cgroup, spawned.killed_by()) else { return None };
         self.oom_watch.killed(cgroup).ok().flatten()
+    }
+}
+
+/// Init may have been ready before the limit of memory was there, and still be on its way out.
+pub(super) fn fail_if_killed(cgroup: Option<&Cgroup>, watch: &oom::Watch) -> Result<()> {
+    match cgroup.filter(|_| watch.field.is_some()).map(|cgroup| watch.killed(cgroup)).transpose()?.flatten() {
+        Some(killed) => Err(killed),
+        None => Ok(()),
     }
 }

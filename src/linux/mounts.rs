@@ -9,6 +9,7 @@
 //! <https://man7.org/linux/man-pages/man2/move_mount.2.html>,
 //! <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 
+mod attributes;
 mod cgroups;
 mod dev;
 pub mod external;
@@ -20,7 +21,6 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
 use crate::error::{At, Context, Error, Field, Result};
@@ -30,8 +30,9 @@ use crate::linux::mount_options::{self, FsOption, Options, Propagation, Way};
 use crate::linux::tmpcopyup::copy_up;
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
-use crate::sys::mount::{Change, attr, mount_setattr, move_mount};
+use crate::sys::mount::{Change, attr, move_mount};
 
+use attributes::set;
 use id_mapped::IdMapped;
 pub use id_mapped::{Own, Users};
 pub use sources::{make_root, open_root, open_sources};
@@ -347,15 +348,25 @@ pub struct Made<'a> {
     pub kernel: Vec<(&'a Path, Root)>,
 }
 
-/// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc, cgroup), before
-/// anything is made in /dev.
-pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root) -> Result<Made<'a>> {
+/// Makes all mounts below the root. For init, in the namespaces that they show (pid, network, ipc), before anything is
+/// made in /dev. `enter_cgroup` has it go to its cgroup and the namespace of that, in time for the first mount that shows
+/// them or counts there.
+pub fn apply<'a>(
+    mounts: &'a Mounts,
+    sources: Vec<Option<OwnedFd>>,
+    root: &Root,
+    enter_cgroup: impl FnOnce() -> Result<()>,
+) -> Result<Made<'a>> {
+    let mut enter_cgroup = Some(enter_cgroup);
     let mut made = Made::default();
     if let Some(mount) = mounts.root.as_ref().filter(|mount| mount.is_read_only_later()) {
         let fd = root.as_fd().try_clone_to_owned().context(|| mount.to_string())?;
         made.writable.push((fd, mount));
     }
     for (mount, source) in mounts.list.iter().zip(sources) {
+        if mount.needs_cgroup() {
+            enter_cgroup.take().map_or(Ok(()), |enter| enter())?;
+        }
         let fd = mount.attach(source, root).context(|| mount.to_string()).at(&mount.field)?;
         let Some(fd) = fd else { continue };
         if mount.is_read_only_later() {
@@ -364,6 +375,7 @@ pub fn apply<'a>(mounts: &'a Mounts, sources: Vec<Option<OwnedFd>>, root: &Root)
             made.kernel.push((&mount.destination, Root::new(fd)));
         }
     }
+    enter_cgroup.map_or(Ok(()), |enter| enter())?;
     Ok(made)
 }
 
@@ -375,26 +387,6 @@ pub fn finish(writable: Vec<(OwnedFd, &Mount)>) -> Result<()> {
             .at(&mount.field)?;
     }
     Ok(())
-}
-
-fn set(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
-    if change == Change::default() {
-        return Ok(());
-    }
-    let changed = mount_setattr(mount, recursive, change);
-    changed.context(|| {
-        let below = if recursive { " and below" } else { "" };
-        format!(
-            "set attributes {:#x}, clear {:#x}, propagation {:#x}{below}{}",
-            change.set,
-            change.clear,
-            change.propagation,
-            match changed {
-                Err(Errno::EPERM) => " (a user namespace cannot take a flag off what the host has mounted)",
-                _ => "",
-            }
-        )
-    })
 }
 
 #[cfg(test)]

@@ -278,10 +278,15 @@ impl Namespaces {
             let own = proc.namespace("self", "time_for_children")?;
             enter(Kind::Time, &own).context(|| "enter the new time namespace")?;
         }
+        joined.by_init.iter().try_for_each(Hop::join)
+    }
+
+    /// Init's part once it is in the container's cgroup, which is the top of what its new cgroup namespace shows.
+    pub fn unshare_cgroup(&self) -> Result<()> {
         if self.is_new(Kind::Cgroup) {
             unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare cgroup namespace")?;
         }
-        joined.by_init.iter().try_for_each(Hop::join)
+        Ok(())
     }
 }
 
@@ -305,9 +310,11 @@ pub struct Hop {
 
 impl Joined {
     /// Whether the parent cannot go there to clone: from a user namespace it could not come back, and from a cgroup
-    /// namespace it might not be allowed to clone into a cgroup outside.
-    pub fn is_one_way(&self) -> bool {
-        self.user.is_some() || self.by_parent.iter().any(|hop| hop.kind == Kind::Cgroup)
+    /// namespace it might not be allowed to clone into a cgroup outside. The root of a user namespace, as rootless Podman
+    /// is, has no rights over the host's namespaces, which it would have to come back to.
+    pub fn is_one_way(&self, rights: Rights) -> bool {
+        self.user.is_some()
+            || self.by_parent.iter().any(|hop| hop.kind == Kind::Cgroup || rights != Rights::Root)
     }
 
     /// Whether the namespace to be joined is the one that the runtime is in.

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, cgroup_root, controller, eventually, keel, program};
+use crate::sandbox::{Sandbox, cgroup_root, cgroupfs, controller, eventually, keel, program};
 use crate::{needs, tests};
 
 tests![
@@ -67,7 +67,7 @@ fn an_empty_cgroup_that_exists_is_taken() {
 }
 
 fn a_populated_cgroup_is_refused_and_unharmed() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let c = Sandbox::new();
     let cgroup = Cgroup::new(&c.cgroup());
     let child = sleeper(&cgroup);
@@ -80,7 +80,7 @@ fn a_populated_cgroup_is_refused_and_unharmed() {
 }
 
 fn a_frozen_cgroup_is_refused() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let c = Sandbox::new();
     let cgroup = Cgroup::new(&c.cgroup());
     cgroup.freeze();
@@ -108,7 +108,7 @@ fn own_parent() -> PathBuf {
 }
 
 fn a_path_without_a_slash_is_beside_the_callers_cgroup() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let mut c = Sandbox::new();
     let name = format!("{}-beside", c.id);
     c.set("/linux/cgroupsPath", name.as_str()).running();
@@ -118,7 +118,7 @@ fn a_path_without_a_slash_is_beside_the_callers_cgroup() {
 }
 
 fn without_a_path_the_id_is_the_name() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let mut c = Sandbox::new();
     c.unset("/linux/cgroupsPath").running();
     assert!(own_parent().join(&c.id).is_dir());
@@ -154,7 +154,7 @@ fn cgroups_of_the_container_go_with_it_although_frozen() {
 }
 
 fn a_read_only_cgroup_mount_of_the_host_is_an_error() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let c = Sandbox::new();
     c.write_config();
     let script = format!("mount -o remount,bind,ro {} && exec \"$@\"", cgroup_root().unwrap().display());
@@ -180,7 +180,7 @@ fn a_border_to_the_number_of_cgroups_is_named() {
 
 /// The kernel has no process in a cgroup that passes controllers on.
 fn a_cgroup_that_passes_controllers_on_is_told_from_one_in_use() {
-    needs!(keel(), controller("hugetlb"));
+    needs!(cgroupfs(), keel(), controller("hugetlb"));
     let c = Sandbox::new();
     let cgroup = Cgroup::new(&c.cgroup());
     for passing in [&cgroup_root().unwrap(), &cgroup.0] {

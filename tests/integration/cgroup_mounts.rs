@@ -84,7 +84,7 @@ fn without_a_namespace_the_own_cgroup_alone_is_mounted() {
     needs!(keel());
     for options in [&["ro"][..], &["rw"]] {
         let mut c = with_mount(options, false);
-        let own = format!("/{}", c.id);
+        let own = c.cgroup_name();
         assert_eq!(seen(&mut c), (own.clone(), own));
     }
 }
@@ -117,7 +117,7 @@ fn a_joined_namespace_is_seen_as_it_is() {
         json!({"type": "cgroup", "path": format!("/proc/{}/ns/cgroup", std::process::id())}),
     );
     // It is the runtime's own: the container's cgroup is bound, as without one.
-    let own = format!("/{}", c.id);
+    let own = c.cgroup_name();
     let (root, path) = seen(&mut c);
     assert_eq!(path, own);
     assert_eq!(root, "/", "a mount of its own, of the namespace that was joined");

@@ -142,7 +142,7 @@ fn a_leaf_is_made_without_a_namespace_too() {
     let mut c = with_leaf("init");
     c.without_namespace("cgroup");
     let seen = c.does("cat /proc/self/cgroup ; ls /sys/fs/cgroup/init");
-    assert!(seen.contains(&format!("0::/{}/init", c.id)), "{seen:?}");
+    assert!(seen.contains(&format!("0::{}/init", c.cgroup_name())), "{seen:?}");
     assert!(seen.last().unwrap().contains("cgroup.procs"), "{seen:?}");
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Running, Sandbox, controller, eventually, keel, path};
+use crate::sandbox::{Running, Sandbox, cgroupfs, controller, eventually, keel, path};
 use crate::{needs, tests};
 
 tests![
@@ -71,7 +71,7 @@ fn stats_are_one_line_in_the_shape_of_runc() {
 }
 
 fn what_no_controller_counts_is_left_out() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let c = running();
     let data = stats(&c);
     if !c.cgroup().join("memory.stat").exists() {

@@ -30,7 +30,7 @@ fn the_features_are_json_that_needs_no_other_option() {
         seen["potentiallyUnsafeConfigAnnotations"],
         json!(["run.oci.delegate-cgroup", "org.systemd.property.", "org.criu.config"])
     );
-    let cgroup = json!({"v1": false, "v2": true, "systemd": true, "systemdUser": false, "rdma": true});
+    let cgroup = json!({"v1": false, "v2": true, "systemd": true, "systemdUser": true, "rdma": true});
     assert_eq!(seen["linux"]["cgroup"], cgroup);
     assert_eq!(seen["linux"]["mountExtensions"], json!({"idmap": {"enabled": true}}));
     assert!(!c.dir.join("state").exists(), "nothing is made");

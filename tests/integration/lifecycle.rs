@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, is_keel, keel};
+use crate::sandbox::{Sandbox, cgroupfs, is_keel, keel};
 use crate::{needs, tests};
 
 tests![
@@ -182,7 +182,7 @@ fn the_default_root_is_run_keel() {
 }
 
 fn an_empty_cgroup_is_taken_and_a_frozen_one_refused() {
-    needs!(keel());
+    needs!(cgroupfs(), keel());
     let mut c = Sandbox::new();
     c.acts("exit 0").write_config();
     fs::create_dir(c.cgroup()).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, controller, eventually, keel};
+use crate::sandbox::{Sandbox, cgroupfs, controller, eventually, keel};
 use crate::{needs, tests};
 
 tests![
@@ -54,7 +54,7 @@ fn quota_and_period_are_the_maximum() {
 }
 
 fn a_quota_throttles() {
-    needs!(controller("cpu"));
+    needs!(cgroupfs(), controller("cpu"));
     let burnt = |section| {
         let mut c = cpu(section);
         c.acts("burn 1000").created().start().ok();
@@ -70,7 +70,7 @@ fn a_quota_throttles() {
 
 /// What it did not use of a period it may use in a later one.
 fn saved_up_time_is_burst() {
-    needs!(controller("cpu"));
+    needs!(cgroupfs(), controller("cpu"));
     let mut c = cpu(json!({"quota": 50000, "period": 100_000, "burst": 50000}));
     c.acts("await USR1 ; burn 400").created().start().ok();
     c.wait_printed("waiting");

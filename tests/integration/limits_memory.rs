@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, controller, keel, swap};
+use crate::sandbox::{Sandbox, cgroupfs, controller, keel, swap};
 use crate::{needs, tests};
 
 tests![
@@ -47,7 +47,7 @@ fn amounts_become_limits() {
 }
 
 fn who_takes_more_than_the_limit_is_killed() {
-    needs!(controller("memory"));
+    needs!(cgroupfs(), controller("memory"));
     let mut c = memory(json!({"limit": 64 * MIB, "swap": 64 * MIB}));
     assert_eq!(c.acts("memory 96").run().code, 137);
     c.created().start().ok();
@@ -88,7 +88,7 @@ fn swap_beside_the_limit_is_refused() {
 }
 
 fn a_limit_that_not_even_init_fits_into_is_named() {
-    needs!(keel(), controller("memory"));
+    needs!(cgroupfs(), keel(), controller("memory"));
     let c = memory(json!({"limit": 4096, "swap": 4096}));
     let error = c.create().fails();
     let killed =
@@ -98,7 +98,7 @@ fn a_limit_that_not_even_init_fits_into_is_named() {
 }
 
 fn a_limit_below_the_usage_kills_unless_that_is_checked() {
-    needs!(keel(), controller("memory"));
+    needs!(cgroupfs(), keel(), controller("memory"));
     let mut c = memory(json!({"limit": 64 * MIB, "swap": 64 * MIB}));
     c.acts("memory 48 ; pause").created().start().ok();
     c.wait_printed("ok");

@@ -82,6 +82,7 @@ mod stdio_fds;
 mod sysctl;
 mod systemd;
 mod systemd_units;
+mod systemd_user;
 mod terminal;
 mod update;
 mod user;
@@ -120,6 +121,7 @@ const TESTS: &[&[Test]] = &[
     oom::TESTS,
     systemd::TESTS,
     systemd_units::TESTS,
+    systemd_user::TESTS,
     paths::TESTS,
     sysctl::TESTS,
     names::TESTS,

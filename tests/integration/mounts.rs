@@ -394,7 +394,7 @@ fn without_a_cgroup_namespace_only_the_own_cgroup_is_seen() {
     );
     let seen = c.report();
     let mount = seen["mounts"].as_array().unwrap().iter().find(|m| m["at"] == "/sys/fs/cgroup").unwrap();
-    assert_eq!((&mount["type"], &mount["root"]), (&json!("cgroup2"), &json!(format!("/{}", c.id))));
+    assert_eq!((&mount["type"], &mount["root"]), (&json!("cgroup2"), &json!(c.cgroup_name())));
     assert_eq!(c.stat(&format!("/sys/fs/cgroup/{}", c.id))["error"], "ENOENT");
 }
 

@@ -81,9 +81,28 @@ pub fn controller(name: &str) -> Result<(), String> {
     has.then_some(()).ok_or(format!("needs the cgroup controller {name}"))
 }
 
+/// That keel makes the cgroups itself, and not systemd by $SYSTEMD, which removes each with its last process.
+pub fn cgroupfs() -> Result<(), String> {
+    env::var_os("SYSTEMD").is_none().then_some(()).ok_or("is about the cgroups that keel makes itself".into())
+}
+
 /// A host that systemd runs.
 pub fn systemd() -> Result<(), String> {
     path("/run/systemd/private")
+}
+
+/// The user `tester` of the machine of hack/vm, with a systemd of its own.
+pub const SESSION_USER: u32 = 1000;
+pub const SESSION_SUBIDS: (u32, u32) = (100_000, 65_536);
+
+pub fn session_dir() -> PathBuf {
+    PathBuf::from(format!("/run/user/{SESSION_USER}"))
+}
+
+/// A systemd of that user's.
+pub fn session() -> Result<(), String> {
+    let is_there = session_dir().join("systemd/private").exists() && Path::new("/home/tester").exists();
+    is_there.then_some(()).ok_or("needs the user tester with a systemd of its own".into())
 }
 
 /// Swap space, and a controller that counts it.
@@ -224,6 +243,8 @@ pub struct Sandbox {
     pub runtime: PathBuf,
     /// Whether systemd makes the cgroup.
     scope: bool,
+    /// Only because of $SYSTEMD: not if the test gives a path that systemd takes none of.
+    scope_by_default: bool,
     /// Who calls it, if not root.
     pub user: Option<u32>,
     calls: AtomicU32,
@@ -247,6 +268,7 @@ impl Sandbox {
             dir,
             id,
             scope: false,
+            scope_by_default: false,
             calls: AtomicU32::new(0),
         };
         link(&env::current_exe().expect("this program's path"), &sandbox.rootfs().join("payload"));
@@ -256,7 +278,7 @@ impl Sandbox {
         }
         // The same with cgroups of systemd's.
         if env::var_os("SYSTEMD").is_some() {
-            sandbox.scope();
+            sandbox.scope().scope_by_default = true;
         }
         // The same as a user.
         if env::var_os("ROOTLESS").is_some() {
@@ -268,8 +290,20 @@ impl Sandbox {
     /// In a scope of systemd's.
     pub fn scope(&mut self) -> &mut Self {
         self.scope = true;
+        self.scope_by_default = false;
         let path = format!("system.slice:keel:{}", self.id);
         self.set("/linux/cgroupsPath", path)
+    }
+
+    fn in_scope(&self) -> bool {
+        let path = self.config.pointer("/linux/cgroupsPath").and_then(Value::as_str);
+        self.scope && !(self.scope_by_default && path.is_some_and(|path| !path.contains(':')))
+    }
+
+    /// The name of the cgroup, as /proc/PID/cgroup has it.
+    pub fn cgroup_name(&self) -> String {
+        let root = cgroup_root().expect("a cgroup2 mount");
+        format!("/{}", self.cgroup().strip_prefix(root).expect("a cgroup below the mount").display())
     }
 
     /// The unit that this container lives in, or would.
@@ -280,7 +314,17 @@ impl Sandbox {
     /// For [`USER`], whom all of the sandbox is given to, with what `spec --rootless` writes: itself mapped as root, the
     /// host's network, no cgroup asked for.
     pub fn rootless(&mut self) -> &mut Self {
-        let itself = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        self.rootless_as(USER)
+    }
+
+    /// For the user of [`session`], in a scope of its systemd's; called from outside of the cgroup that is the user's.
+    pub fn users_scope(&mut self) -> &mut Self {
+        self.rootless_as(SESSION_USER).scope = true;
+        self.set("/linux/cgroupsPath", format!("user.slice:keel:{}", self.id))
+    }
+
+    fn rootless_as(&mut self, user: u32) -> &mut Self {
+        let itself = json!([{"containerID": 0, "hostID": user, "size": 1}]);
         self.set("/linux/uidMappings", itself.clone()).set("/linux/gidMappings", itself);
         self.set("/linux/namespaces/-", json!({"type": "user"}));
         self.unset("/linux/cgroupsPath").unset("/linux/resources");
@@ -288,22 +332,26 @@ impl Sandbox {
             "/mounts/2/options",
             json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
         );
-        self.user = Some(USER);
+        self.user = Some(user);
         self.give_to_user(&self.dir);
         self
     }
 
-    /// The same with [`SUBIDS`] from 1 on, by newuidmap and newgidmap.
-    pub fn rootless_with_subids(&mut self) -> &mut Self {
-        let (first, size) = SUBIDS;
-        let mapping = json!([{"containerID": 0, "hostID": USER, "size": 1},
+    /// Maps subordinate ids of the user's from 1 on, by newuidmap and newgidmap.
+    pub fn subids(&mut self, (first, size): (u32, u32)) -> &mut Self {
+        let mapping = json!([{"containerID": 0, "hostID": self.user, "size": 1},
             {"containerID": 1, "hostID": first, "size": size}]);
-        self.rootless().set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping)
+        self.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping)
+    }
+
+    /// The same with [`SUBIDS`].
+    pub fn rootless_with_subids(&mut self) -> &mut Self {
+        self.rootless().subids(SUBIDS)
     }
 
     /// Gives what the test has put into a directory of the sandbox to its user.
     pub fn give_to_user(&self, dir: &Path) {
-        Self::give(dir, USER);
+        Self::give(dir, self.user.unwrap_or(USER));
     }
 
     pub fn with_resources(resources: Value) -> Self {
@@ -323,7 +371,13 @@ impl Sandbox {
     /// Where this container's cgroup is, or would be.
     pub fn cgroup(&self) -> PathBuf {
         let root = cgroup_root().expect("a cgroup2 mount");
-        if self.scope { root.join("system.slice").join(self.unit()) } else { root.join(&self.id) }
+        match self.user {
+            _ if !self.in_scope() => root.join(&self.id),
+            None => root.join("system.slice").join(self.unit()),
+            Some(user) => root
+                .join(format!("user.slice/user-{user}.slice/user@{user}.service/user.slice"))
+                .join(self.unit()),
+        }
     }
 
     /// What is in a file of the cgroup.
@@ -495,7 +549,7 @@ impl Sandbox {
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(&self.runtime);
         command.arg("--root").arg(self.dir.join("state"));
-        if self.scope {
+        if self.in_scope() && !args.iter().any(|arg| arg.as_ref() == "--cgroup-manager") {
             command.arg("--systemd-cgroup");
         }
         command.args(args);
@@ -503,6 +557,9 @@ impl Sandbox {
         command.current_dir(self.bundle()).stdin(Stdio::null());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
+        }
+        if let (Some(user), true) = (self.user, self.scope) {
+            command.env("XDG_RUNTIME_DIR", format!("/run/user/{user}"));
         }
         command
     }
@@ -750,8 +807,9 @@ impl Sandbox {
             left.push(format!("cgroup {}", self.cgroup().display()));
         }
         // systemd forgets a unit a moment after it has said that it has ended.
-        let unit = Path::new("/run/systemd/transient").join(self.unit());
-        for _ in 0..100 {
+        let units = self.user.map_or("/run".into(), |_| session_dir()).join("systemd/transient");
+        let unit = units.join(self.unit());
+        for _ in 0..1000 {
             if !unit.exists() {
                 break;
             }

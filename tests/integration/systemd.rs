@@ -17,6 +17,9 @@ tests![
     a_limit_that_not_even_init_fits_into_is_named,
     an_update_that_ends_the_container_is_no_error,
     an_update_is_known_to_systemd,
+    the_period_of_no_quota_is_not_lost,
+    how_the_killer_kills_is_decided_at_create,
+    a_signal_ends_the_wait_for_systemd,
     an_update_that_is_refused_changes_nothing,
     annotations_set_properties,
     annotations_that_would_reach_the_host_are_refused,
@@ -185,6 +188,54 @@ fn an_update_is_known_to_systemd() {
     assert_eq!((&*c.limit("memory.max"), &*c.limit("cpu.max")), ("33554432", "10500 25000"));
     // Nothing of it is kept for the next unit of this name.
     assert!(!fs::exists(format!("/etc/systemd/system.control/{}.d", c.unit())).unwrap());
+}
+
+/// systemd writes the kernel's own period then.
+fn the_period_of_no_quota_is_not_lost() {
+    needs!(keel(), systemd());
+    let mut c = with_resources(json!({"cpu": {"period": 50000}}));
+    c.running();
+    manager("daemon-reload");
+    c.update(&json!({"cpu": {"shares": 2048}})).ok();
+    eventually("systemd has written it", || c.limit("cpu.max") == "max 100000");
+    c.update(&json!({"cpu": {"quota": 10000}})).ok();
+    assert_eq!((&*c.limit("cpu.max"), &*property(&c, "CPUQuotaPerSecUSec")), ("10000 50000", "200ms"));
+    let mut c = with_resources(json!({}));
+    c.running();
+    c.update(&json!({"cpu": {"quota": 10000}})).ok();
+    assert_eq!(c.limit("cpu.max"), "10000 100000");
+}
+
+/// systemd takes an OOMPolicy for a new scope only.
+fn how_the_killer_kills_is_decided_at_create() {
+    needs!(keel(), systemd());
+    let mut c = with_resources(json!({"unified": {"memory.oom.group": "1"}}));
+    c.running();
+    let error = c.update(&json!({"unified": {"memory.oom.group": "0"}})).fails();
+    assert!(error.contains("/unified/memory.oom.group"), "{error}");
+    assert_eq!(c.limit("memory.oom.group"), "1");
+}
+
+/// A bus on which nobody answers.
+fn a_signal_ends_the_wait_for_systemd() {
+    needs!(keel());
+    for words in [&["create"][..], &["run"], &["run", "--detach"]] {
+        let c = with_resources(json!({}));
+        c.write_config();
+        let bus = c.host_dir("").join("bus");
+        let listener = std::os::unix::net::UnixListener::bind(&bus).unwrap();
+        let mut command = c.command(&[words, &[&*c.id]].concat());
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", bus.display()));
+        let running = c.spawn(command);
+        let (mut stream, _) = listener.accept().unwrap();
+        // It has greeted, and will wait for an answer.
+        std::io::Read::read_exact(&mut stream, &mut [0; 1]).unwrap();
+        let pid = nix::unistd::Pid::from_raw(running.pid() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let error = running.wait().fails();
+        assert!(error.contains("interrupted by a signal"), "{error}");
+        assert_eq!(c.left(), Vec::<String>::new());
+    }
 }
 
 fn an_update_that_is_refused_changes_nothing() {

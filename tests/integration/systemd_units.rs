@@ -190,7 +190,7 @@ fn a_unit_that_failed_is_deleted_with_the_container() {
     let property = |name: &str| format!("org.systemd.property.{name}");
     c.set(
         "/annotations",
-        json!({property("RuntimeMaxSec"): "1", property("TimeoutStopSec"): "1", property("CollectMode"): "'inactive'"}),
+        json!({property("RuntimeMaxSec"): "4", property("TimeoutStopSec"): "1", property("CollectMode"): "'inactive'"}),
     );
     c.running();
     c.wait_stopped();

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, controller, disk, keel};
+use crate::sandbox::{Sandbox, cgroupfs, controller, disk, keel};
 use crate::{needs, tests};
 
 tests![
@@ -148,6 +148,11 @@ fn every_flag_is_written() {
     ] {
         let args: Vec<&str> = ["update"].into_iter().chain(flags.split(' ')).chain([&*c.id]).collect();
         c.keel(&args).ok();
+        // systemd has a period of its own for no quota, and no word for no process.
+        let value = match value {
+            "max 200000" | "0" if file != "memory.swap.max" && cgroupfs().is_err() => continue,
+            value => value,
+        };
         assert_eq!(c.limit(file), value, "{flags}");
     }
 }

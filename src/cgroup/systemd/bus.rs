@@ -1,7 +1,7 @@
 //! The D-Bus that systemd listens to.
 //!
-//! All that a connection begins with is sent together with the first call, and all that comes back is read then: one
-//! round trip. The library for it, zbus, makes several, a third of the time that a scope takes, is 1 MB of program, and
+//! What a connection begins with is sent at once, what comes back is read with the answer to the first call: one round
+//! trip, half of which passes while the caller clones. The library for it, zbus, makes several, a third of the time that a scope takes, is 1 MB of program, and
 //! starts three threads. After the first thread no process that runs Rust could be cloned any more, as hooks are, and no
 //! mount namespace be entered, as for an init in a user namespace.
 //!
@@ -9,15 +9,20 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::message::{self, Message, NO_REPLY, Object, Writer};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// How long systemd may take, as with runc.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +53,16 @@ pub enum Instance {
     User,
 }
 
+impl Instance {
+    /// Where it has its sockets and files; None if a user's is not told.
+    pub fn directory(self) -> Option<PathBuf> {
+        match self {
+            Self::System => Some("/run".into()),
+            Self::User => env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+        }
+    }
+}
+
 /// What systemd says when it does not do what it is asked for.
 #[derive(Debug)]
 pub struct Refused {
@@ -56,8 +71,8 @@ pub struct Refused {
 }
 
 /// A connection.
-pub struct Bus {
-    stream: BufReader<UnixStream>,
+pub struct Bus<'a> {
+    stream: BufReader<Stream<'a>>,
     unsent: Vec<u8>,
     /// Answers to [`LOGIN`] that are still to come.
     answers: usize,
@@ -66,13 +81,19 @@ pub struct Bus {
     removed: Vec<Message>,
 }
 
-impl Bus {
-    pub fn connect(instance: Instance) -> Result<Self> {
-        let (stream, is_bus) = connect(instance)?;
-        let timeouts = stream.set_read_timeout(Some(PATIENCE));
-        timeouts.and_then(|()| stream.set_write_timeout(Some(PATIENCE))).context(|| "set a timeout")?;
+/// What is read until `interrupt` is readable.
+struct Stream<'a> {
+    socket: UnixStream,
+    interrupt: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Bus<'a> {
+    pub fn connect(instance: Instance, interrupt: Option<BorrowedFd<'a>>) -> Result<Self> {
+        let (socket, is_bus) = connect(instance)?;
+        let timeouts = socket.set_read_timeout(Some(PATIENCE));
+        timeouts.and_then(|()| socket.set_write_timeout(Some(PATIENCE))).context(|| "set a timeout")?;
         let mut bus = Self {
-            stream: BufReader::new(stream),
+            stream: BufReader::new(Stream { socket, interrupt }),
             unsent: LOGIN.to_vec(),
             answers: ANSWERS,
             serial: 0,
@@ -82,7 +103,15 @@ impl Bus {
             bus.send(BUS, "Hello", 0, "", |_| ());
             bus.send(BUS, "AddMatch", 0, "s", |body| body.text(JOB_REMOVED));
         }
+        // The bus may see to it while the caller does other things.
+        bus.flush().context(|| "greet systemd")?;
         Ok(bus)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.get_mut().socket.write_all(&self.unsent)?;
+        self.unsent.clear();
+        Ok(())
     }
 
     fn send(
@@ -114,7 +143,8 @@ impl Bus {
 
     /// The release of systemd that this is; 0 if it does not say.
     pub fn version(&mut self) -> Result<u32> {
-        let version = self.text(SYSTEMD.path, SYSTEMD.interface, "Version")?;
+        let reply = self.property(SYSTEMD.path, SYSTEMD.interface, "Version")?;
+        let version = reply.as_ref().and_then(Message::variant_text).unwrap_or_default();
         // As in 257.13-1~deb13u1.
         let digits = version.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
         Ok(digits.and_then(|digits| digits.parse().ok()).unwrap_or(0))
@@ -122,20 +152,24 @@ impl Bus {
 
     /// What a unit is described as; its name, if there is none.
     pub fn description(&mut self, unit: &str) -> Result<String> {
-        let path = format!("{}/unit/{}", SYSTEMD.path, escape(unit));
-        self.text(&path, "org.freedesktop.systemd1.Unit", "Description")
+        let reply = self.property(&path_of(unit), "org.freedesktop.systemd1.Unit", "Description")?;
+        Ok(reply.as_ref().and_then(Message::variant_text).unwrap_or_default().into())
     }
 
-    /// A property that is a text; empty if there is no such property.
-    fn text(&mut self, path: &str, interface: &str, name: &str) -> Result<String> {
+    /// A number that a scope has as a property.
+    pub fn scope_number(&mut self, unit: &str, name: &str) -> Result<Option<u64>> {
+        let reply = self.property(&path_of(unit), "org.freedesktop.systemd1.Scope", name)?;
+        Ok(reply.as_ref().and_then(Message::variant_u64))
+    }
+
+    /// None if there is no such property.
+    fn property(&mut self, path: &str, interface: &str, name: &str) -> Result<Option<Message>> {
         let object = Object { path, interface: "org.freedesktop.DBus.Properties", ..SYSTEMD };
         let reply = self.ask_object(object, "Get", "ss", |body| {
             body.text(interface);
             body.text(name);
         })?;
-        let Ok(reply) = reply else { return Ok(String::new()) };
-        let mut body = reply.body();
-        Ok(body.signature().and(body.text()).unwrap_or_default().into())
+        Ok(reply.ok())
     }
 
     fn ask_object(
@@ -147,8 +181,7 @@ impl Bus {
     ) -> Result<Result<Message, Refused>> {
         self.send(object, member, 0, signature, write);
         let (what, call) = (|| format!("ask systemd for {member}"), self.serial);
-        self.stream.get_mut().write_all(&self.unsent).context(what)?;
-        self.unsent.clear();
+        self.flush().context(what)?;
         loop {
             let Some(message) = self.receive().context(what)? else { continue };
             let refused =
@@ -236,12 +269,32 @@ impl From<Refused> for Error {
     }
 }
 
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(interrupt) = self.interrupt {
+            let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+            let mut fds = [self.socket.as_fd(), interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if poll(&mut fds, timeout)? == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            if fds[0].any() != Some(true) {
+                // Not ErrorKind::Interrupted, after which it would be read again.
+                return Err(Errno::ECANCELED.into());
+            }
+        }
+        self.socket.read(buffer)
+    }
+}
+
 fn malformed() -> Error {
     Error::new("what it says is malformed")
 }
 
-fn explain(error: std::io::Error) -> Error {
+fn explain(error: io::Error) -> Error {
     match error.kind() {
+        _ if error.raw_os_error() == Some(libc::ECANCELED) => {
+            Error::of_kind(Kind::Interrupted, "interrupted by a signal")
+        }
         ErrorKind::WouldBlock => Error::new(format!("no answer within {} s", PATIENCE.as_secs())),
         ErrorKind::UnexpectedEof => Error::new("it has closed the connection"),
         _ => error.into(),
@@ -250,18 +303,17 @@ fn explain(error: std::io::Error) -> Error {
 
 /// Connects to the bus, or where there is none to systemd itself. Also says which of the two.
 fn connect(instance: Instance) -> Result<(UnixStream, bool)> {
-    let (variable, directory, bus, way_out) = match instance {
+    let directory = instance.directory();
+    let (variable, bus, way_out) = match instance {
         Instance::System => (
             "DBUS_SYSTEM_BUS_ADDRESS",
-            Some(PathBuf::from("/run")),
             "dbus/system_bus_socket",
             "without systemd and dbus.socket leave out --systemd-cgroup",
         ),
         Instance::User => (
             "DBUS_SESSION_BUS_ADDRESS",
-            env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
             "bus",
-            "without a session (see loginctl(1), enable-linger) or its XDG_RUNTIME_DIR leave out --systemd-cgroup",
+            "it takes a session of the user, or `loginctl enable-linger`, and XDG_RUNTIME_DIR; or leave out --systemd-cgroup",
         ),
     };
     let set = env::var_os(variable).filter(|address| !address.is_empty());
@@ -310,6 +362,10 @@ impl Socket {
         };
         connected.context(|| format!("connect to {}", name.display()))
     }
+}
+
+fn path_of(unit: &str) -> String {
+    format!("{}/unit/{}", SYSTEMD.path, escape(unit))
 }
 
 /// The name of a unit as a part of an object's path.

@@ -94,8 +94,12 @@ impl Writer {
             Value::Text(text) => self.text(text),
             Value::Texts(texts) => self.array(4, texts, |array, text| array.text(text)),
             Value::Bytes(bytes) => self.array(1, bytes, |array, &byte| array.byte(byte)),
-            Value::U32s(numbers) => self.array(4, numbers, |array, &number| array.u32(number)),
+            Value::U32s(numbers) => self.u32s(numbers),
         }
+    }
+
+    pub fn u32s(&mut self, numbers: &[u32]) {
+        self.array(4, numbers, |array, &number| array.u32(number));
     }
 }
 
@@ -218,6 +222,17 @@ impl Message {
         (self.kind == ERROR).then(|| (self.error.as_str(), self.body().text().unwrap_or_default()))
     }
 
+    /// The text in the variant that is the body.
+    pub fn variant_text(&self) -> Option<&str> {
+        let mut body = self.body();
+        body.signature().filter(|signature| *signature == "s").and_then(|_| body.text())
+    }
+
+    pub fn variant_u64(&self) -> Option<u64> {
+        let mut body = self.body();
+        body.signature().filter(|signature| *signature == "t").and_then(|_| body.u64())
+    }
+
     pub fn body(&self) -> Reader<'_> {
         Reader { bytes: &self.body, at: 0 }
     }
@@ -247,6 +262,11 @@ impl<'m> Reader<'m> {
     pub fn u32(&mut self) -> Option<u32> {
         self.align(4);
         self.take(4)?.try_into().ok().map(u32::from_ne_bytes)
+    }
+
+    pub fn u64(&mut self) -> Option<u64> {
+        self.align(8);
+        self.take(8)?.try_into().ok().map(u64::from_ne_bytes)
     }
 
     /// Of an object's path too.

@@ -47,6 +47,14 @@ pub(super) fn open_source(cgroup: Option<BorrowedFd>) -> Result<OwnedFd> {
 }
 
 impl Mount {
+    /// Whether it shows where init is, or may make files of any size, which count there.
+    pub(super) fn needs_cgroup(&self) -> bool {
+        match &self.what {
+            What::New { file_system, copy_up, .. } => file_system.is_cgroup() || *copy_up,
+            What::Bind { .. } | What::Remount(_) => false,
+        }
+    }
+
     fn is_read_only(&self) -> bool {
         (self.attributes.set | self.recursive.set) & attr::RDONLY != 0
     }
