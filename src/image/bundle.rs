@@ -82,6 +82,7 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         expect_digest: options.expect_digest.as_ref(),
         limits: &limits,
         devices: options.devices,
+        jobs: options.jobs,
     };
     let mut place = None;
     let mut converted = Converted::default();

@@ -53,7 +53,7 @@ pub fn load(global: &Global, options: &LoadOptions) -> Result<Vec<u8>> {
     let mut loaded = Vec::new();
     for (source, names) in named {
         let image: Image = source.image(platform, &limits.documents)?;
-        let (jobs, devices, rootless) = (global.jobs(), options.devices, global.rootless.as_ref());
+        let (jobs, devices, rootless) = (options.jobs.count(), options.devices, global.rootless.as_ref());
         Fetch {
             store: &store,
             source: &source,
