@@ -66,7 +66,7 @@ pub fn load(global: &Global, options: &LoadOptions) -> Result<Vec<u8>> {
         .into_store(&image)?;
         for name in names {
             let name = name.to_string();
-            store.put_ref(&name, &top_descriptor(&image))?;
+            store.put_ref_durably(&name, &top_descriptor(&image))?;
             loaded.push((name, image.top.digest.clone()));
         }
     }

@@ -65,7 +65,7 @@ pub fn image(
         rootless: global.rootless.as_ref(),
     };
     fetch.into_store(&image)?;
-    store.put_ref(name, &top_descriptor(&image))?;
+    store.put_ref_durably(name, &top_descriptor(&image))?;
     Ok(image)
 }
 
