@@ -16,7 +16,7 @@ use crate::image::digest::Digest;
 use crate::image::limits::DocumentLimits;
 use crate::image::ls::{digests_below, is_no_use};
 use crate::image::manifest::{Config, Descriptor, Document, Manifest, OCI_MANIFEST};
-use crate::image::mounted::overlays;
+use crate::image::mounted::Mounted;
 use crate::image::progress::Progress;
 use crate::image::store::Store;
 use crate::image::store::layers::{chain_name, layer_name};
@@ -53,7 +53,7 @@ pub fn prune(global: &Global) -> Result<Vec<u8>> {
             }
         }
     }
-    let mounted = overlays()?;
+    let mounted = Mounted::read()?;
     let bundles = gone.len();
     gone.iter().try_for_each(|path| store.remove_bundle(path).map(drop))?;
     let (mut images, mut layers, mut blobs, mut bytes) = (0, 0, 0, 0);
