@@ -82,6 +82,7 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         expect_digest: options.expect_digest.as_ref(),
         limits: &limits,
         devices: options.devices,
+        jobs: options.jobs,
     };
     let mut place = None;
     let mut converted = Converted::default();
@@ -129,8 +130,8 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         Rootfs::Copy => Vec::new(),
         rootfs => overlay_directories(&place, rootfs, &layers, &owners, &binds)?,
     };
-    if let (Owners::Mapped { .. }, Some((uid, gid))) = (&owners, owners.of(0, 0)?) {
-        place.give_to(uid, gid)?;
+    if let (Owners::Mapped { .. }, Some((_, gid))) = (&owners, owners.of(0, 0)?) {
+        place.let_through(gid)?;
     }
     let is_overlay = matches!(options.rootfs, Rootfs::Overlay | Rootfs::Ro);
     let config = config::config(&Parts {
@@ -138,8 +139,11 @@ pub fn bundle(global: &Global, options: &BundleOptions) -> Result<Vec<u8>> {
         user: &user,
         architecture: &image.config.platform.architecture,
         hostname: &hostname(place.path()),
-        overlay: is_overlay
-            .then(|| Overlay { lowers: lowers.clone(), writable: options.rootfs == Rootfs::Overlay }),
+        overlay: is_overlay.then(|| Overlay {
+            store: store.path().display().to_string(),
+            lowers: lowers.clone(),
+            writable: options.rootfs == Rootfs::Overlay,
+        }),
         read_only: options.rootfs == Rootfs::Ro,
         binds,
         uids: &uids,

@@ -63,9 +63,6 @@ pub struct Global {
     /// Where to ask before the registry, docker.io if none is named; can be repeated
     #[arg(long, global = true, value_name = "[REGISTRY=]HOST[:PORT][/PREFIX]", value_parser = Mirror::parse)]
     pub mirror: Vec<Mirror>,
-    /// How many layers are worked on at once [default: one a processor]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub jobs: Option<u16>,
     /// How progress is shown on stderr
     #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t, hide_possible_values = true)]
     pub progress: progress::Mode,
@@ -110,11 +107,6 @@ impl Global {
 
     pub fn progress(&self) -> Progress {
         Progress::new(self.progress, self.quiet)
-    }
-
-    pub fn jobs(&self) -> usize {
-        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.jobs.map_or_else(processors, usize::from)
     }
 
     /// What the user wrote; if a short name was meant for another registry, this is where it shows.
@@ -187,6 +179,21 @@ pub enum Operation {
     Logout(LogoutOptions),
 }
 
+// Of the commands that unpack layers. A doc comment would be the help of these.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Jobs {
+    /// How many layers are worked on at once [default: one a processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+}
+
+impl Jobs {
+    pub fn count(self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or_else(processors, usize::from)
+    }
+}
+
 /// Make a bundle of an image, fetched if it is not in the store
 #[derive(Args, Debug)]
 pub struct BundleOptions {
@@ -241,6 +248,8 @@ pub struct BundleOptions {
     /// What an image may cost at most, as entries=3m; can be repeated
     #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
     pub limits: Vec<(String, u64)>,
+    #[command(flatten)]
+    pub jobs: Jobs,
     /// Replace a bundle that is there
     #[arg(long)]
     pub force: bool,
@@ -264,6 +273,8 @@ pub struct PullOptions {
     /// What an image may cost at most, as entries=3m; can be repeated
     #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
     pub limits: Vec<(String, u64)>,
+    #[command(flatten)]
+    pub jobs: Jobs,
 }
 
 /// Take names out of the store; prune deletes what they stood for

@@ -87,13 +87,8 @@ impl ContainerRoot {
 
     /// Whether a container, or anybody else, has the writable directory mounted now.
     pub fn is_in_use(&self) -> Result<bool> {
-        let Some(upper) = &self.upper else { return Ok(false) };
-        let upper = upper.canonicalize().context(|| format!("find {}", upper.display()))?;
-        let is_it = |option: &str| {
-            option.strip_prefix("upperdir=").map(unescaped).and_then(|path| path.canonicalize().ok()).as_ref()
-                == Some(&upper)
-        };
-        Ok(mounted::overlays()?.iter().any(|options| options.split(',').any(is_it)))
+        let plain = self.lowers.first().filter(|_| !self.is_overlay);
+        self.upper.as_ref().or(plain).map_or(Ok(false), |directory| mounted::in_use(directory))
     }
 }
 
@@ -123,7 +118,7 @@ fn plan(config: &Node, bundle: &Path) -> ContainerRoot {
         if let Some(path) = option.strip_prefix("lowerdir+=") {
             lowers.push(bundle.join(path));
         } else if let Some(paths) = option.strip_prefix("lowerdir=") {
-            lowers.extend(split(paths).iter().map(|path| bundle.join(path)));
+            lowers.extend(mounted::split(paths.as_bytes()).iter().map(|path| bundle.join(path)));
         }
     }
     let upper = options.iter().find_map(|option| option.strip_prefix("upperdir="));
@@ -162,36 +157,6 @@ fn is_whole_machine() -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// `a:b`, with `\` before a `:` or a `\` that belongs to a name.
-fn split(paths: &str) -> Vec<String> {
-    let mut list = vec![String::new()];
-    let mut characters = paths.chars();
-    while let Some(character) = characters.next() {
-        let last = list.len() - 1;
-        match character {
-            ':' => list.push(String::new()),
-            '\\' => list[last].extend(characters.next()),
-            character => list[last].push(character),
-        }
-    }
-    list.retain(|path| !path.is_empty());
-    list
-}
-
-/// As mountinfo has blanks and the like: `\040`.
-fn unescaped(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        let code = octal.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &tail[3..] } else { tail };
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
 fn directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))
@@ -227,10 +192,5 @@ mod tests {
             let root = planned(&json, |config| plan(config, Path::new("/b"))).0;
             assert_eq!(root.owners, (lower, mapped.clone()));
         }
-    }
-
-    #[test]
-    fn mountinfo_is_read_back() {
-        assert_eq!(unescaped(r"/a\040b\134c\0"), Path::new("/a b\\c\\0"));
     }
 }

@@ -2,7 +2,7 @@
 //! once, and several layers at the same time.
 //!
 //! A layer that is in the making by another process is waited for. One whose blob on the disk has turned bad is fetched
-//! anew.
+//! anew and unpacked again, but for a plain directory: that has files of the bad one already, and is an error.
 
 use std::fs::{File, remove_file};
 use std::io::{self, Read, Write};
@@ -131,7 +131,7 @@ impl Fetch<'_> {
     }
 
     fn record(&self, image: &Image) -> Result<()> {
-        if self.store.has_image(&image.found.digest) {
+        if self.store.has_image(&image.found.digest)? {
             return Ok(());
         }
         let layers = &image.found.manifest.layers;

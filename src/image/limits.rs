@@ -28,6 +28,9 @@ impl Default for DocumentLimits {
 }
 
 impl DocumentLimits {
+    /// For what was let in already.
+    pub const NONE: Self = Self { manifest: u64::MAX, config: u64::MAX, layers: usize::MAX };
+
     /// A manifest, index or config, which its descriptor may hold itself.
     pub fn read<R: Read>(
         &self,

@@ -53,7 +53,7 @@ pub fn load(global: &Global, options: &LoadOptions) -> Result<Vec<u8>> {
     let mut loaded = Vec::new();
     for (source, names) in named {
         let image: Image = source.image(platform, &limits.documents)?;
-        let (jobs, devices, rootless) = (global.jobs(), options.devices, global.rootless.as_ref());
+        let (jobs, devices, rootless) = (options.jobs.count(), options.devices, global.rootless.as_ref());
         Fetch {
             store: &store,
             source: &source,
@@ -66,7 +66,7 @@ pub fn load(global: &Global, options: &LoadOptions) -> Result<Vec<u8>> {
         .into_store(&image)?;
         for name in names {
             let name = name.to_string();
-            store.put_ref(&name, &top_descriptor(&image))?;
+            store.put_ref_durably(&name, &top_descriptor(&image))?;
             loaded.push((name, image.top.digest.clone()));
         }
     }

@@ -1,8 +1,13 @@
 //! `keel-image login` and `logout`.
 
 use std::io::{BufRead, Read, Write, stderr, stdin};
+use std::os::fd::AsFd;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use serde_json::json;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::cli::{Global, LoginOptions, LogoutOptions};
@@ -21,7 +26,12 @@ pub fn login(global: &Global, options: &LoginOptions) -> Result<Vec<u8>> {
     let password = if options.password_stdin { read_password()? } else { ask("Password: ", false)? };
     global.client()?.check_login(registry, &user, &password)?;
     let place = Credentials::new(global.creds_file.as_deref()).store(registry, &user, &password)?;
-    Ok(format!("the password for {registry} is in {place}\n").into_bytes())
+    let text = json!({"registry": registry, "user": user, "place": place.to_string()});
+    Ok(match global.json {
+        true => format!("{text:#}\n"),
+        false => format!("the password for {registry} is in {place}\n"),
+    }
+    .into_bytes())
 }
 
 pub fn logout(global: &Global, options: &LogoutOptions) -> Result<Vec<u8>> {
@@ -32,7 +42,11 @@ pub fn logout(global: &Global, options: &LogoutOptions) -> Result<Vec<u8>> {
             format!("log out of {registry}: there is no password for it"),
         ));
     }
-    Ok(format!("the password for {registry} is forgotten\n").into_bytes())
+    Ok(match global.json {
+        true => format!("{:#}\n", json!({"registry": registry})),
+        false => format!("the password for {registry} is forgotten\n"),
+    }
+    .into_bytes())
 }
 
 fn read_password() -> Result<String> {
@@ -59,13 +73,28 @@ fn ask_terminal(prompt: &str, echo: bool) -> Result<String> {
     let mut silent = before.clone();
     silent.local_flags.set(LocalFlags::ECHO, echo);
     stderr().write_all(prompt.as_bytes())?;
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
-    let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
+    // A signal that ends this would leave the terminal without its echo: it waits until that is back.
+    let mut ending = SigSet::empty();
+    ending.extend([Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP]);
+    let ended = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC)?;
+    ending.thread_block()?;
+    let ask = || -> Result<String> {
+        tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
+        let mut ready = [&stdin.as_fd(), &ended.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+        poll(&mut ready, PollTimeout::NONE)?;
+        let mut line = String::new();
+        if ready[1].any() != Some(true) {
+            stdin.lock().read_line(&mut line)?;
+        }
+        Ok(line)
+    };
+    let line = ask();
+    let restored = tcsetattr(&stdin, SetArg::TCSAFLUSH, &before);
     if !echo {
         stderr().write_all(b"\n")?;
     }
-    read?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    // Of one that has come this is the end.
+    ending.thread_unblock()?;
+    restored?;
+    Ok(line?.trim_end_matches(['\r', '\n']).to_owned())
 }

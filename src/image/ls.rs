@@ -3,25 +3,30 @@
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::cli::Global;
+use crate::image::digest::Digest;
 use crate::image::limits::DocumentLimits;
-use crate::image::manifest::Document;
+use crate::image::manifest::{Descriptor, Document};
 use crate::image::store::Store;
 use crate::image::store::images::Image;
 
 pub fn ls(global: &Global) -> Result<Vec<u8>> {
-    let store = global.store()?;
-    let images = store.images()?;
+    let (images, names) = match Store::is_missing(&global.store_path()?) {
+        true => Default::default(),
+        false => {
+            let store = global.store()?;
+            (store.images()?, names(&store)?)
+        }
+    };
     let mut named = vec![false; images.len()];
     let mut rows: Vec<(Option<String>, &Image)> = Vec::new();
-    for name in store.refs()? {
-        let digests = digests_below(&store, &name.manifest, 0);
+    for (name, digests) in names {
         for (i, image) in
             images.iter().enumerate().filter(|(_, image)| digests.contains(&image.manifest.digest))
         {
             named[i] = true;
-            rows.push((Some(name.name.clone()), image));
+            rows.push((Some(name.clone()), image));
         }
     }
     let nameless = images.iter().zip(&named).filter(|(_, named)| !**named);
@@ -43,23 +48,38 @@ pub fn ls(global: &Global) -> Result<Vec<u8>> {
     Ok(text.chars().filter(|c| !c.is_control() || *c == '\n').collect::<String>().into_bytes())
 }
 
-/// The manifests that a name stands for: its own, or those of its index that can be read.
-pub fn digests_below(
-    store: &Store,
-    top: &crate::image::manifest::Descriptor,
-    depth: usize,
-) -> Vec<crate::image::digest::Digest> {
+/// Each with the manifests that it stands for.
+fn names(store: &Store) -> Result<Vec<(String, Vec<Digest>)>> {
+    let names = store.refs()?.into_iter();
+    names.map(|name| Ok((name.name, digests_below(store, &name.manifest, 0)?))).collect()
+}
+
+/// The manifests that a name stands for: its own, or those of its index, as far as that is here and right. One that
+/// cannot be read for another reason is an error: the images below it may be there.
+pub fn digests_below(store: &Store, top: &Descriptor, depth: usize) -> Result<Vec<Digest>> {
     const DEEPEST: usize = 4;
     let mut found = vec![top.digest.clone()];
-    if store.has_image(&top.digest) || depth > DEEPEST {
-        return found;
+    if depth > DEEPEST || store.has_image(&top.digest)? {
+        return Ok(found);
     }
-    let limits = DocumentLimits::default();
-    let read = store.document(top, &limits);
-    let document = read.and_then(|bytes| Document::parse(&bytes, Some(&top.media_type), &limits, "index"));
+    // An index may call a layer an index, to be read into memory.
+    let most = DocumentLimits { manifest: 64 << 20, config: 0, layers: usize::MAX };
+    let limits = if depth == 0 { DocumentLimits::NONE } else { most };
+    let bytes = match store.document(top, &limits) {
+        Err(error) if is_no_use(&error) || error.kind() == Kind::Limit => return Ok(found),
+        bytes => bytes?,
+    };
+    // What it is was decided when it came in.
+    let document = Document::parse(&bytes, Some(&top.media_type), &DocumentLimits::NONE, "index");
     if let Ok(Document::Index(below)) = document {
-        let here = below.iter().filter(|descriptor| store.has_blob(descriptor));
-        found.extend(here.flat_map(|descriptor| digests_below(store, descriptor, depth + 1)));
+        for descriptor in below {
+            found.extend(digests_below(store, &descriptor, depth + 1)?);
+        }
     }
-    found
+    Ok(found)
+}
+
+/// Whether what was to be read is of no use to anybody any more, and it is not only that we cannot read it now.
+pub fn is_no_use(error: &Error) -> bool {
+    matches!(error.kind(), Kind::NotFound | Kind::Integrity)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Result};
-use crate::image::cli::{ConfigOptions, Global};
+use crate::image::cli::{ConfigOptions, Global, Jobs};
 use crate::image::digest::Digest;
 use crate::image::fetch::Fetch;
 use crate::image::limits::Limits;
@@ -59,13 +59,13 @@ pub fn image(
         store,
         source: &source,
         limits,
-        jobs: global.jobs(),
+        jobs: Jobs::default().count(),
         progress: &progress,
         devices: false,
         rootless: global.rootless.as_ref(),
     };
     fetch.into_store(&image)?;
-    store.put_ref(name, &top_descriptor(&image))?;
+    store.put_ref_durably(name, &top_descriptor(&image))?;
     Ok(image)
 }
 

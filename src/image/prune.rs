@@ -1,4 +1,6 @@
-//! `keel-image prune`: deletes what no name and no bundle stands on, once no other command works with the store.
+//! `keel-image prune`: deletes what no name and no bundle stands on, once no other command works with the store. What is
+//! needed is read first, all of it: whatever cannot be, for another reason than that it is gone or damaged, ends the
+//! command before anything is deleted.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,9 +14,10 @@ use crate::error::{Context, Result};
 use crate::image::cli::Global;
 use crate::image::digest::Digest;
 use crate::image::limits::DocumentLimits;
-use crate::image::ls::digests_below;
-use crate::image::manifest::{Config, Descriptor, Document, Manifest};
-use crate::image::mounted::overlays;
+use crate::image::ls::{digests_below, is_no_use};
+use crate::image::manifest::{Config, Descriptor, Document, Manifest, OCI_MANIFEST};
+use crate::image::mounted::Mounted;
+use crate::image::progress::Progress;
 use crate::image::store::Store;
 use crate::image::store::layers::{chain_name, layer_name};
 
@@ -31,26 +34,28 @@ pub fn prune(global: &Global) -> Result<Vec<u8>> {
     let store = Store::open_alone(Some(&global.store_path()?))?;
     let progress = global.progress();
     let mut kept = Kept::default();
-    let mut bundles = 0;
+    let mut gone = Vec::new();
     for bundle in store.bundles()? {
         if bundle.is_gone() {
-            store.remove_bundle(&bundle.path)?;
-            bundles += 1;
+            gone.push(bundle.path);
             continue;
         }
         kept.layers.extend(bundle.layers.iter().map(|name| base(name).to_owned()));
-        kept.image(&store, &bundle.manifest).unwrap_or_else(|error| progress.say(&error.to_string()));
+        kept.image(&store, &bundle.manifest, &progress)?;
     }
     for name in store.refs()? {
-        for digest in digests_below(&store, &name.manifest, 0) {
+        for digest in digests_below(&store, &name.manifest, 0)? {
             kept.blobs.insert(digest.clone());
-            if store.has_image(&digest) {
-                let size = fs::metadata(store.blob_path(&digest)).map_or(0, |meta| meta.len());
-                let manifest = Descriptor { digest, size, ..name.manifest.clone() };
-                kept.image(&store, &manifest).unwrap_or_else(|error| progress.say(&error.to_string()));
+            if store.has_image(&digest)? {
+                // An index may lie about it, and the image be another name's.
+                let size = store.blob_size(&digest)?.unwrap_or(0);
+                kept.image(&store, &Descriptor::new(OCI_MANIFEST, digest, size), &progress)?;
             }
         }
     }
+    let mounted = Mounted::read()?;
+    let bundles = gone.len();
+    gone.iter().try_for_each(|path| store.remove_bundle(path).map(drop))?;
     let (mut images, mut layers, mut blobs, mut bytes) = (0, 0, 0, 0);
     for image in store.images()? {
         if !kept.manifests.contains(&image.manifest.digest) {
@@ -58,7 +63,6 @@ pub fn prune(global: &Global) -> Result<Vec<u8>> {
             images += 1;
         }
     }
-    let mounted = overlays()?;
     for name in store.layers()? {
         if !kept.layers.contains(base(&name)) && !store.is_mounted(&name, &mounted) {
             bytes += size_of_tree(&store.path().join("layers").join(&name)).unwrap_or(0);
@@ -85,12 +89,19 @@ pub fn prune(global: &Global) -> Result<Vec<u8>> {
 }
 
 impl Kept {
-    fn image(&mut self, store: &Store, descriptor: &Descriptor) -> Result<()> {
+    /// What is gone or damaged needs nothing. All else that cannot be read may need anything.
+    fn image(&mut self, store: &Store, descriptor: &Descriptor, progress: &Progress) -> Result<()> {
         if !self.manifests.insert(descriptor.digest.clone()) {
             return Ok(());
         }
         self.blobs.insert(descriptor.digest.clone());
-        let (manifest, config) = read(store, descriptor)?;
+        let (manifest, config) = match read(store, descriptor) {
+            Err(error) if is_no_use(&error) => {
+                progress.say(&error.to_string());
+                return Ok(());
+            }
+            read => read?,
+        };
         self.blobs.insert(manifest.config.digest.clone());
         self.blobs.extend(manifest.layers.into_iter().map(|layer| layer.descriptor.digest));
         self.layers.extend(config.diff_ids.iter().map(|diff_id| layer_name(diff_id, "")));
@@ -101,8 +112,7 @@ impl Kept {
 
 /// The manifest and the config of an image in the store.
 pub fn read(store: &Store, descriptor: &Descriptor) -> Result<(Manifest, Config)> {
-    // They were let in already.
-    let limits = DocumentLimits { manifest: u64::MAX, config: u64::MAX, layers: usize::MAX };
+    let limits = DocumentLimits::NONE;
     let name = format!("manifest {}", descriptor.digest);
     let bytes = store.document(descriptor, &limits)?;
     let Document::Manifest(manifest) = Document::parse(&bytes, None, &limits, &name)? else {

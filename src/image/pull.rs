@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::cli::{Global, PullOptions};
+use crate::image::cli::{Global, Jobs, PullOptions};
 use crate::image::digest::Digest;
 use crate::image::fetch::{Fetch, manifest_descriptor};
 use crate::image::limits::Limits;
@@ -36,6 +36,7 @@ pub struct Wanted<'a> {
     pub expect_digest: Option<&'a Digest>,
     pub limits: &'a Limits,
     pub devices: bool,
+    pub jobs: Jobs,
 }
 
 pub fn pull(global: &Global, options: &PullOptions) -> Result<Vec<u8>> {
@@ -54,6 +55,7 @@ pub fn pull(global: &Global, options: &PullOptions) -> Result<Vec<u8>> {
             expect_digest: None,
             limits: &limits,
             devices: options.devices,
+            jobs: options.jobs,
         };
         let image = obtain(global, &store, &progress, &wanted, |fetch, image| fetch.into_store(image))?;
         let name = store_name(&reference)?;
@@ -88,7 +90,7 @@ pub fn obtain(
         let image = choose(source, progress, wanted)?;
         let Wanted { limits, devices, .. } = *wanted;
         let rootless = global.rootless.as_ref();
-        let fetch = Fetch { store, source, limits, jobs: global.jobs(), progress, devices, rootless };
+        let fetch = Fetch { store, source, limits, jobs: wanted.jobs.count(), progress, devices, rootless };
         take(&fetch, &image).map_err(|error| match (error.errno(), rootless) {
             // chown(2) to what is not mapped.
             (Some(Errno::EINVAL), Some(_)) => error.with_way_out(

@@ -14,7 +14,8 @@
 //! nothing but an entry of `tmp/` that nobody holds the lock of. `refs`, `images` and `bundles` say what is in use; all
 //! else is looked for by its digest.
 //!
-//! Everything is root's, or the user's, and nobody else's: layers hold setuid programs of strangers. See `flock(2)`.
+//! Everything is root's, or the user's, and nobody else's: layers hold setuid programs of strangers. A directory that was
+//! there before keeps its mode, for it may be /tmp; what is made in it is private anyway. See `flock(2)`.
 
 pub mod blobs;
 pub mod bundles;
@@ -25,16 +26,16 @@ pub mod tmp;
 pub mod upkeep;
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf, absolute};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::geteuid;
+use nix::unistd::{geteuid, syncfs};
 use serde_json::{Value, json};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::image::rootless::Rootless;
 use crate::image::unpack::Range;
 
@@ -42,11 +43,11 @@ const DIRECTORIES: [&str; 8] =
     ["blobs", "blobs/sha256", "layers", "refs", "images", "bundles", "tmp", "trash"];
 
 pub struct Store {
-    /// Absolute.
+    /// Absolute, without links: as the kernel shows it in mountinfo.
     path: PathBuf,
     boot: Boot,
     /// Shared; prune's is not.
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 /// The time between two starts of one machine: what was written in it can be read, on the disk or not.
@@ -72,8 +73,10 @@ impl Store {
             Some(path) => absolute(path).context(|| format!("find store {}", path.display()))?,
             None => default_path(geteuid().is_root())?,
         };
-        let what = || format!("open store {}", path.display());
+        let given = path.clone();
+        let what = || format!("open store {}", given.display());
         make_private(&path).context(what)?;
+        let path = path.canonicalize().context(what)?;
         for name in DIRECTORIES {
             match DirBuilder::new().mode(0o700).create(path.join(name)) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -92,7 +95,20 @@ impl Store {
         }
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join("lock"));
         let lock = Flock::lock(file.context(what)?, lock).map_err(|(_, errno)| errno).context(what)?;
-        Ok(Self { boot: Boot::current().context(what)?, path, _lock: lock })
+        Ok(Self { boot: Boot::current().context(what)?, path, lock })
+    }
+
+    /// Whether there is nothing at `path`, or an empty directory: who only asks makes no store of it.
+    pub fn is_missing(path: &Path) -> bool {
+        match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
+    }
+
+    /// Has the disk take all that was written before; an error of the disk since the store was opened is seen here.
+    fn sync_all(&self) -> Result<()> {
+        syncfs(&*self.lock).context(|| format!("sync {}", self.path.display()))
     }
 
     pub fn path(&self) -> &Path {
@@ -128,8 +144,7 @@ impl Store {
         fs::write(&new, format!("{content:#}\n")).and_then(|()| fs::rename(&new, &path)).context(what)
     }
 
-    /// None if there is none. What cannot be read counts as none where `torn` says so: a machine that loses its power
-    /// leaves empty files.
+    /// None if there is none, and if it is no JSON: a machine that loses its power leaves empty files.
     fn get_record(&self, directory: &str, name: &str) -> Result<Option<Value>> {
         let path = self.path.join(directory).join(name);
         match fs::read(&path) {
@@ -186,17 +201,45 @@ pub fn default_path(is_root: bool) -> Result<PathBuf> {
     })
 }
 
+/// A directory at `path` for a store: a new one, an empty one, or that of a store. Any other stays as it is.
 fn make_private(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => return Ok(made?),
+    }
+    const WAY_OUT: &str = "A store is one user's. Name another directory with --store.";
     let meta = fs::metadata(path)?;
     if meta.uid() != geteuid().as_raw() {
-        return Err(Error::of_kind(Kind::Other, format!("it belongs to user {}", meta.uid()))
-            .with_way_out("A store is one user's. Name another one with --store."));
+        return Err(Error::new(format!("it belongs to user {}", meta.uid())).with_way_out(WAY_OUT));
     }
-    if meta.mode() & 0o077 != 0 {
-        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    if !is_store(path)? {
+        return Err(Error::new("the directory has other files in it, and is no store").with_way_out(WAY_OUT));
+    }
+    let mode = meta.mode() & 0o777;
+    if mode & 0o022 != 0 {
+        return Err(Error::new(format!("others may write to it (mode {mode:o})"))
+            .with_way_out(format!("Make it private, chmod 700 {}, or name another.", path.display())));
     }
     Ok(())
+}
+
+/// Whether nothing is in a directory but what a store has; with all of that, more may be.
+fn is_store(path: &Path) -> io::Result<bool> {
+    if DIRECTORIES.iter().all(|name| path.join(name).is_dir()) {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        // lost+found: the store's own file system.
+        let ours = ["lock", "ids", "ids-single", "lost+found"].iter().chain(&DIRECTORIES);
+        if !ours.into_iter().any(|ours| name == *ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

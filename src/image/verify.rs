@@ -1,11 +1,11 @@
 //! `keel-image verify`: whether the store's blobs are still what their names say, and all of an image is there.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write, stdout};
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::image::cli::Global;
 use crate::image::manifest::Descriptor;
 use crate::image::prune::read;
@@ -53,7 +53,7 @@ pub fn verify(global: &Global) -> Result<Vec<u8>> {
     if global.json {
         let list = problems.iter().map(|(digest, problem)| json!({"blob": digest, "problem": problem}));
         let text = json!({"blobs": checked, "problems": list.collect::<Value>()});
-        println!("{text:#}");
+        stdout().write_all(format!("{text:#}\n").as_bytes()).context(|| "write to stdout")?;
     }
     let message =
         format!("verify {}: {} blobs are not right: {}", store.path().display(), list.len(), list.join("; "));

@@ -1,10 +1,17 @@
 //! Tokens and passwords.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keel::error::Kind;
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use serde_json::json;
 
 use crate::place::{Place, descriptor, pull};
 use crate::server::{Reply, Server};
@@ -17,6 +24,8 @@ tests![
     an_identity_token_is_exchanged,
     a_credential_helper_is_asked,
     login_stores_a_password_that_works_and_logout_forgets_it,
+    login_and_logout_give_json,
+    a_terminal_has_its_echo_after_the_prompt,
     a_wrong_password_is_not_stored,
     a_refusal_names_the_way_out,
 ];
@@ -136,6 +145,46 @@ fn login_stores_a_password_that_works_and_logout_forgets_it() {
     assert_eq!(place.keel_image(&["logout", &server.address]).code, 0);
     assert!(!place.read("config.json").contains("127.0.0.1"));
     assert_eq!(place.keel_image(&["logout", &server.address]).code, 3);
+}
+
+fn login_and_logout_give_json() {
+    let (server, place) = (password_server(), Place::new());
+    let run = place
+        .keel_image_with(&["login", "--json", "-u", "user", "--password-stdin", &server.address], "secret\n");
+    let file = place.path("config.json").display().to_string();
+    assert_eq!(run.json(), json!({"registry": server.address, "user": "user", "place": file}));
+    let run = place.keel_image(&["logout", "--json", &server.address]);
+    assert_eq!(run.json(), json!({"registry": server.address}));
+}
+
+/// Ctrl-C at the prompt.
+fn a_terminal_has_its_echo_after_the_prompt() {
+    let echoes = |terminal: &OwnedFd| tcgetattr(terminal).unwrap().local_flags.contains(LocalFlags::ECHO);
+    for (signal, typed) in [(Some(Signal::SIGINT), ""), (Some(Signal::SIGTERM), "half"), (None, "wrong\n")] {
+        let (server, place) = (password_server(), Place::new());
+        let pty = openpty(None, None).unwrap();
+        assert!(echoes(&pty.slave));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keel-image"))
+            .args(["login", "-u", "user", &server.address])
+            .env("REGISTRY_AUTH_FILE", place.path("config.json"))
+            .stdin(pty.slave.try_clone().unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while echoes(&pty.slave) {
+            assert_eq!(child.try_wait().unwrap(), None);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        nix::unistd::write(&pty.master, typed.as_bytes()).unwrap();
+        if let Some(signal) = signal {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        }
+        let status = child.wait().unwrap();
+        let expected = if signal.is_some() { None } else { Some(4) };
+        assert_eq!((status.signal(), status.code()), (signal.map(|signal| signal as i32), expected));
+        assert!(echoes(&pty.slave));
+    }
 }
 
 fn a_wrong_password_is_not_stored() {

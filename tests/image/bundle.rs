@@ -26,6 +26,7 @@ tests![
     a_bundle_is_for_its_owner_only,
     the_roots_mode_and_owner_are_the_images,
     a_bundle_is_replaced_only_when_told,
+    what_is_put_aside_comes_back,
     a_bundle_that_was_killed_can_be_made_again,
     a_warm_bundle_asks_nobody,
     ids_are_mapped_in_a_copy,
@@ -337,6 +338,25 @@ fn a_bundle_is_replaced_only_when_told() {
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with('.')), "{left:?}");
 }
 
+fn what_is_put_aside_comes_back() {
+    needs!(root(), program("busybox"), program("strace"));
+    let place = Place::new();
+    let reference = image(shell("true")).layout(&place, "i");
+    place.image_ok(&["bundle", &reference, "web"]);
+    place.write("web/upper/new", "new");
+    let web = place.path("web").display().to_string();
+    let run = place.run_any(
+        "strace",
+        &["--quiet=all", "--output=strace", "--trace=mkdir", "-P", &web, "--inject=mkdir:error=EDQUOT", "--"]
+            .into_iter()
+            .chain([env!("CARGO_BIN_EXE_keel-image"), "--store=store", "bundle", &reference, &web, "--force"])
+            .collect::<Vec<_>>(),
+    );
+    assert!(run.code == 7 && run.stderr.contains("(122)"), "{run:?}");
+    assert_eq!(place.read("web/upper/new"), "new");
+    assert_eq!(place.stored("bundles").len(), 1);
+}
+
 fn a_bundle_that_was_killed_can_be_made_again() {
     needs!(root(), program("busybox"));
     let place = Place::new();
@@ -390,6 +410,11 @@ fn ids_are_mapped_in_a_copy() {
     place.image_ok(&[&["bundle", &reference, "web"], &map[..]].concat());
     let meta = fs::metadata(place.path("web/rootfs/owned")).unwrap();
     assert_eq!((meta.uid(), meta.gid()), (100_005, 200_006));
+    // The container's root gets through to it, and cannot say what is run.
+    for (name, expected) in [("web", (0, 200_000, 0o710)), ("web/config.json", (0, 0, 0o600))] {
+        let meta = fs::metadata(place.path(name)).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), expected, "{name}");
+    }
     assert_eq!(ran(&place.keel("web")), "5:6\n");
     for (map, why) in [("--uid-map=1:1:5", "id 0 of the container is not mapped"), ("--uid-map=0:1:5", "uid")]
     {

@@ -13,6 +13,7 @@ use crate::{needs, tests};
 tests![
     a_pull_may_be_killed_at_any_change,
     a_bundle_may_be_killed_at_any_change,
+    a_bundle_is_replaced_at_once_or_not_at_all,
     a_commit_may_be_killed_at_any_change,
     a_prune_may_be_killed_at_any_change,
 ];
@@ -20,8 +21,17 @@ tests![
 /// Each makes, names or removes something.
 const CHANGES: &str = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,fsync,syncfs";
 
-/// Kills the command at its first change, its second, and so on, each time in a place of its own, until it is through.
 fn killed_at_each(prepare: impl Fn(&Place) -> Vec<String>, check: impl Fn(&Place)) {
+    killed_and_looked_at(prepare, |_| (), check);
+}
+
+/// Kills the command at its first change, its second, and so on, each time in a place of its own, until it is through.
+/// `look` is for what a kill has left.
+fn killed_and_looked_at(
+    prepare: impl Fn(&Place) -> Vec<String>,
+    look: impl Fn(&Place),
+    check: impl Fn(&Place),
+) {
     for at in 1.. {
         let place = Place::new();
         let args = prepare(&place);
@@ -39,6 +49,7 @@ fn killed_at_each(prepare: impl Fn(&Place) -> Vec<String>, check: impl Fn(&Place
         let said = place.image(&["verify"]);
         assert_eq!(said.code, 0, "after {at} changes: {said:?}");
         if !status.success() {
+            look(&place);
             let again = place.image(&args);
             assert_eq!(again.code, 0, "after {at} changes: {again:?}");
         }
@@ -81,6 +92,36 @@ fn a_bundle_may_be_killed_at_any_change() {
     killed_at_each(
         |place| words(&["bundle", "--force", &layout(place, "app"), "web"]),
         |place| runs(place, "web", "app"),
+    );
+}
+
+fn a_bundle_is_replaced_at_once_or_not_at_all() {
+    needs!(root(), program("strace"), program("busybox"));
+    let new = |place: &Place| runs(place, "web", "new");
+    killed_and_looked_at(
+        |place| {
+            place.image_ok(&["bundle", &layout(place, "old"), "web"]);
+            fs::write(place.path("web/upper/name"), "written").unwrap();
+            words(&["bundle", "--force", &layout(place, "new"), "web"])
+        },
+        |place| {
+            // Whatever name it has now, it stands on its layers.
+            place.image_ok(&["prune"]);
+            let run = place.image(&["bundle", "oci:new", "web"]);
+            assert!(run.code == 1 && run.stderr.contains("there is a bundle already"), "{run:?}");
+            place.image_ok(&["prune"]);
+            match fs::read_to_string(place.path("web/upper/name")) {
+                Ok(written) => {
+                    assert_eq!(written, "written");
+                    runs(place, "web", "written");
+                }
+                Err(_) => new(place),
+            }
+            let left = fs::read_dir(&place.dir).unwrap().map(|entry| entry.unwrap().file_name());
+            let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+            assert!(left.is_empty() && place.stored("bundles").len() == 1, "{left:?}");
+        },
+        new,
     );
 }
 

@@ -9,6 +9,7 @@ mod fixture;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod images;
+mod in_use;
 mod place;
 mod server;
 
@@ -53,6 +54,7 @@ const TESTS: &[&[Test]] = &[
     bundle::TESTS,
     bundle_layers::TESTS,
     bundle_refused::TESTS,
+    in_use::TESTS,
     rootless::TESTS,
 ];
 

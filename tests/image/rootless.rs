@@ -16,6 +16,7 @@ tests![
     layers_made_with_other_ids_are_refused,
     what_only_root_can_do_is_refused,
     a_users_bundle_runs_as_the_user,
+    a_users_bundle_that_a_container_uses_is_not_replaced,
 ];
 
 const USER: u32 = 4711;
@@ -160,5 +161,24 @@ fn a_users_bundle_runs_as_the_user() {
             let seen = format!("{owner}\n/d:\nkept\n\n/o:\n");
             assert_eq!((run.code, run.stdout, run.stderr), (0, seen, String::new()), "{owner} {kind}");
         }
+    }
+}
+
+/// The container is in another user namespace than the command, as a sibling of it.
+fn a_users_bundle_that_a_container_uses_is_not_replaced() {
+    needs!(user());
+    let place = place();
+    let reference = image().layout(&place, "i");
+    for kind in ["overlay", "copy"] {
+        let script = format!(
+            "bundle() {{ ./keel-image -q bundle {reference} {kind} --rootfs={kind} --entrypoint=sh $1 -- -c 'echo ready; read line'; }}
+            bundle || exit 3; mkfifo fifo-{kind}; ./keel --root=state run --bundle={kind} {kind} <fifo-{kind} >out-{kind} 2>&1 &
+            exec 3>fifo-{kind}; for i in $(seq 100); do grep -q ready out-{kind} && break; sleep 0.1; done; cat out-{kind}
+            bundle --force; code=$?; exec 3>&-; wait; bundle --force || exit 4; exit $code"
+        );
+        let run = place.run_as_user(None, &["sh", "-c", &script]);
+        let path = place.path(kind);
+        assert_eq!(run.stdout, format!("{0}\nready\n{0}\n", path.display()), "{run:?}");
+        assert!(run.code == 1 && run.stderr.contains("it is in use"), "{kind}: {run:?}");
     }
 }

@@ -9,6 +9,8 @@ tests![
     pages_in_a_circle_are_refused,
     a_page_on_another_host_is_refused,
     pages_without_end_and_without_tags_end,
+    a_tag_that_is_no_text_is_refused,
+    pages_without_end_are_refused,
     a_tag_on_the_command_line_is_refused,
 ];
 
@@ -50,6 +52,27 @@ fn pages_without_end_and_without_tags_end() {
     let server = Server::new(|request| page("[]", &format!("{}0", request.path)));
     let run = Place::new().keel_image(&["tags", &format!("{}/a", server.address)]);
     assert_eq!((run.code, run.stdout.as_str(), server.asked().len()), (0, "", 1));
+}
+
+fn a_tag_that_is_no_text_is_refused() {
+    let server = Server::new(|request| match request.path.len() {
+        ..1000 => page("[1]", &format!("{}0", request.path)),
+        _ => page("[]", ""),
+    });
+    let run = Place::new().keel_image(&["tags", &format!("{}/a", server.address)]);
+    assert!(run.code == 5 && run.stderr.contains("a tag is no text"), "{run:?}");
+    assert_eq!(server.asked().len(), 1);
+}
+
+fn pages_without_end_are_refused() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let server = Server::new(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        // An end, for who would go on.
+        1000.. => page("[]", ""),
+        number => page(r#"["x"]"#, &format!("/v2/a/tags/list?last={number}")),
+    });
+    let run = Place::new().keel_image(&["tags", &format!("{}/a", server.address)]);
+    assert!(run.code == 6 && run.stderr.contains("112 came in 112 pages, and it goes on"), "{run:?}");
 }
 
 fn a_tag_on_the_command_line_is_refused() {

@@ -50,6 +50,8 @@ const TTY: u32 = 5;
 
 /// What is mounted at `/`, by the runtime or not at all.
 pub struct Overlay {
+    /// The store that the layers are in.
+    pub store: String,
     /// Absolute, or relative to the bundle; the topmost first.
     pub lowers: Vec<String>,
     pub writable: bool,
@@ -127,11 +129,14 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
             options.extend(["upperdir=upper".to_owned(), "workdir=work".to_owned()]);
         }
         options.extend(OPTIONS.iter().map(|(key, value)| format!("{key}={value}")));
+        let mut source = "overlay";
         if !parts.uids.is_empty() && !parts.rootless {
             // The store's layers serve every mapping, with the image's own ids in them.
             options.push("idmap".to_owned());
+            // mountinfo shows none of their names: this is how a sweep of another store knows that it is not meant.
+            source = &overlay.store;
         }
-        mounts.push(json!({"destination": "/", "type": "overlay", "source": "overlay", "options": options}));
+        mounts.push(json!({"destination": "/", "type": "overlay", "source": source, "options": options}));
     }
     let mut mount = |destination: &str, kind: &str, options: &str| {
         let options: Vec<_> = options.split(',').collect();
@@ -208,7 +213,8 @@ mod tests {
     fn the_config_is_of_the_runtime_spec() {
         let converted = Converted { args: vec!["sh".into()], cwd: "/".into(), ..Converted::default() };
         let range = [Range { inside: 0, outside: 100_000, count: 5 }];
-        let overlay = Overlay { lowers: vec!["/s/a:b/fs".into(), "empty".into()], writable: true };
+        let overlay =
+            Overlay { store: "/s".into(), lowers: vec!["/s/a:b/fs".into(), "empty".into()], writable: true };
         let parts = Parts {
             converted: &converted,
             user: &User { uid: 1, gid: 2, additional_gids: vec![3] },

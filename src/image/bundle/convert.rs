@@ -16,14 +16,24 @@ use crate::root::cleaned;
 use crate::spec::{self, Node, Report};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Annotations that tell some runtime what to do. An image is nobody to say that.
-const DRIVING: [&str; 6] = [
-    "run.oci.",
+/// Annotations that tell some runtime, or a hook of one, what to do. An image is nobody to say that: `org.criu.config`
+/// names a file whose `action-script` CRIU runs as root. keel's own are held by a test against `keel features`.
+const DRIVING: [&str; 12] = [
+    "org.keel.",
+    "org.criu.",
     "org.systemd.property.",
+    // crun's, and of its handlers.
+    "run.oci.",
+    "module.wasm.",
+    "krun.",
     "io.katacontainers.",
+    // gVisor's.
+    "dev.gvisor.",
     "io.kubernetes.cri.",
     "io.kubernetes.cri-o.",
-    "org.keel.",
+    // The hook that traces system calls into a file of this name.
+    "io.containers.",
+    "io.podman.",
 ];
 const MOST_VOLUMES: usize = 1000;
 
@@ -256,6 +266,20 @@ mod tests {
         assert_eq!(safe.warnings.len(), 1);
         assert_eq!(of(Annotations::All).annotations.len(), 7);
         assert_eq!(of(Annotations::None).annotations.len(), 0);
+    }
+
+    #[test]
+    fn no_label_drives_keel() {
+        let features: Value = serde_json::from_str(&crate::features::features().unwrap()).unwrap();
+        let unsafe_ones = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+        assert!(unsafe_ones.len() >= 3);
+        for annotation in unsafe_ones.iter().map(|name| name.as_str().unwrap()) {
+            // A prefix of its own ends with a dot.
+            let label = format!("{annotation}{}", if annotation.ends_with('.') { "X" } else { "" });
+            let converted = converted(json!({"Labels": {&label: "/x"}}), &Overrides::default());
+            assert_eq!(converted.annotations.get(&label), None, "{label}");
+            assert_eq!(converted.warnings.len(), 1, "{label}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::Jobs;
 use crate::image::limits;
 use crate::image::make::{Words, absolute, port, variable};
 use crate::image::pack::compress::Method;
@@ -99,6 +100,8 @@ pub struct LoadOptions {
     /// What an image may cost; see pull
     #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
     pub limits: Vec<(String, u64)>,
+    #[command(flatten)]
+    pub jobs: Jobs,
 }
 
 /// Make an image of one layer from a root file system
@@ -178,10 +181,12 @@ pub struct CommitOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Config of the image")]
 pub struct ConfigOptions {
-    /// The command, or what follows the entry point: a JSON list, or a line for /bin/sh
+    /// What a container runs, or with an entry point the arguments of that: a JSON list, as ["ls","-l"], or a line for
+    /// /bin/sh
     #[arg(long, value_name = "WORDS")]
     pub cmd: Option<Words>,
-    /// The same for what is always run
+    /// The program that a container always runs, with arguments that come before --cmd's or the user's: a JSON list, or
+    /// a line for /bin/sh
     #[arg(long, value_name = "WORDS")]
     pub entrypoint: Option<Words>,
     /// A variable of the environment; can be repeated

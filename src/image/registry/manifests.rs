@@ -22,6 +22,9 @@ use crate::image::reference::Named;
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const MOST_OF_PAGE: u64 = 4 << 20; // bytes
 const MOST_TAGS: usize = 1_000_000;
+/// A thousand are asked for. With fewer than these on its pages a list would take for ever to reach its end.
+const LEAST_ON_PAGE: usize = 10;
+const MOST_SMALL_PAGES: usize = 100;
 
 impl Client {
     /// The manifest or index of a tag or a digest. What a tag names is the registry's word.
@@ -104,9 +107,15 @@ impl Client {
     /// All tags of a repository, as the registry sorts them.
     pub fn tags(&self, named: &Named) -> Result<Vec<String>> {
         let endpoint = self.endpoint(named)?;
-        let (mut tags, mut asked) = (Vec::new(), HashSet::new());
+        let (mut tags, mut asked) = (Vec::<String>::new(), HashSet::new());
         let mut next = Some(endpoint.uri("tags/list?n=1000")?);
         while let Some(uri) = next {
+            if asked.len() > MOST_SMALL_PAGES + tags.len() / LEAST_ON_PAGE {
+                let (pages, tags) = (asked.len(), tags.len());
+                let message =
+                    format!("tags of {}: {tags} came in {pages} pages, and it goes on", named.name());
+                return Err(Error::of_kind(Kind::Limit, message));
+            }
             if !asked.insert(uri.clone()) {
                 return Err(malformed(
                     &endpoint,
@@ -129,7 +138,9 @@ impl Client {
             let page: Value = serde_json::from_slice(&page)
                 .map_err(|e| malformed(&endpoint, named, &format!("the list of tags is not JSON: {e}")))?;
             let page = page["tags"].as_array().map(Vec::as_slice).unwrap_or_default();
-            tags.extend(page.iter().filter_map(Value::as_str).map(str::to_owned));
+            let texts = page.iter().map(|tag| tag.as_str().map(str::to_owned));
+            let texts: Option<Vec<_>> = texts.collect();
+            tags.extend(texts.ok_or_else(|| malformed(&endpoint, named, "a tag is no text"))?);
             if tags.len() > MOST_TAGS {
                 let message = format!("tags of {}: there are more than {MOST_TAGS}", named.name());
                 return Err(Error::of_kind(Kind::Limit, message));

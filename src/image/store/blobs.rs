@@ -23,6 +23,16 @@ impl Store {
         fs::metadata(self.blob_path(&descriptor.digest)).is_ok_and(|meta| meta.len() == descriptor.size)
     }
 
+    /// None if it is not here.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        let path = self.blob_path(digest);
+        match fs::metadata(&path) {
+            Ok(meta) => Ok(Some(meta.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(|| format!("stat {}", path.display())),
+        }
+    }
+
     /// A blob's bytes; see [`Verified`]. Kind::NotFound if it is not here.
     pub fn blob(&self, descriptor: &Descriptor) -> Result<Verified<File>> {
         let path = self.blob_path(&descriptor.digest);
@@ -70,14 +80,7 @@ impl Store {
         self.insert_as(None, Some(Hasher::new(Algorithm::Sha256)))
     }
 
-    /// A whole blob.
-    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
-        let mut insert = self.insert_new()?;
-        insert.write_all(bytes).context(|| "write a blob")?;
-        insert.finish().map(|(digest, _)| digest)
-    }
-
-    /// The same under a digest that was verified, which may be another algorithm's.
+    /// A whole blob, under a digest that was verified, which may be of another algorithm.
     pub fn put_verified(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         let mut insert = self.insert_as(Some((digest.clone(), bytes.len() as u64)), None)?;
         insert.write_all(bytes).context(|| "write a blob")?;

@@ -4,6 +4,7 @@
 //! A bundle is gone when its path is, unless that lies on a file system which is not mounted now.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -42,10 +43,16 @@ impl Bundle {
         Ok(Self { path, mount_point, reference, manifest, layers: Vec::new(), mounted: false })
     }
 
-    /// Whether it is no more.
+    /// The same under another name in its directory.
+    pub fn named(&self, path: &Path) -> Self {
+        Self { path: path.to_owned(), ..self.clone() }
+    }
+
+    /// Whether it is no more. A path that cannot be looked at, on a disk with an error for one, may be a bundle's.
     pub fn is_gone(&self) -> bool {
-        if fs::symlink_metadata(&self.path).is_ok() {
-            return false;
+        match fs::symlink_metadata(&self.path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            _ => return false,
         }
         let ancestor = self.path.ancestors().find(|path| path.exists());
         ancestor.and_then(|path| mount_point(path).ok()).is_some_and(|found| found == self.mount_point)

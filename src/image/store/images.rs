@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Store;
 use super::refs::{from_json, to_json};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 
@@ -29,8 +29,9 @@ impl Store {
         self.put_record("images", &file(&manifest.digest), &record)
     }
 
-    pub fn has_image(&self, manifest: &Digest) -> bool {
-        self.path.join("images").join(file(manifest)).exists()
+    pub fn has_image(&self, manifest: &Digest) -> Result<bool> {
+        let path = self.path.join("images").join(file(manifest));
+        path.try_exists().context(|| format!("stat {}", path.display()))
     }
 
     pub fn images(&self) -> Result<Vec<Image>> {

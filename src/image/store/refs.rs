@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::Store;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 
@@ -21,20 +21,34 @@ impl Store {
         self.put_record("refs", &file(name), &json!({"name": name, "manifest": to_json(manifest)}))
     }
 
+    /// The same for an image that is nowhere else: once this is back, the disk has all of it. The name comes after what
+    /// it stands for, so that a crash does not take away what had it before.
+    pub fn put_ref_durably(&self, name: &str, manifest: &Descriptor) -> Result<()> {
+        self.sync_all()?;
+        self.put_ref(name, manifest)?;
+        self.sync_all()
+    }
+
     pub fn get_ref(&self, name: &str) -> Result<Option<Descriptor>> {
         Ok(self.get_record("refs", &file(name))?.and_then(|record| from_json(&record["manifest"])))
     }
 
-    /// By their names.
+    /// By their names; one that cannot be read is an error, since nobody knows what it stands for.
     pub fn refs(&self) -> Result<Vec<Ref>> {
         let mut refs = Vec::new();
         for file in self.names("refs")? {
-            let Some(record) = self.get_record("refs", &file)? else { continue };
-            if let (Some(name), Some(manifest)) = (record["name"].as_str(), from_json(&record["manifest"])) {
-                refs.push(Ref { name: name.to_owned(), manifest });
-            }
+            let read = self.get_record("refs", &file)?.and_then(|record| {
+                let name = record["name"].as_str()?.to_owned();
+                Some(Ref { name, manifest: from_json(&record["manifest"])? })
+            });
+            refs.push(read.ok_or_else(|| {
+                let path = self.path.join("refs").join(&file);
+                Error::new(format!("read {}: it is no name of an image", path.display())).with_way_out(
+                    "After a crash that is possible: pull the image that is missing again, or remove the file.",
+                )
+            })?);
         }
-        refs.sort_by(|a, b| a.name.cmp(&b.name));
+        refs.sort_by(|a: &Ref, b| a.name.cmp(&b.name));
         Ok(refs)
     }
 

@@ -1,6 +1,9 @@
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::error::Kind;
 use crate::image::manifest::{Descriptor, OCI_MANIFEST};
 use crate::image::unpack::Lacks;
 
@@ -67,6 +70,9 @@ fn names_are_kept_whatever_their_length() {
     // As after a crash.
     fs::write(place.0.join("refs").join(&place.names("refs")[0]), "").unwrap();
     assert_eq!(store.get_ref(&names[1]).unwrap(), None);
+    assert!(store.refs().unwrap_err().to_string().ends_with("it is no name of an image"));
+    store.put_ref(&names[1], &descriptor(b"")).unwrap();
+    assert_eq!(store.refs().unwrap().len(), 1);
 }
 
 #[test]
@@ -121,6 +127,12 @@ fn a_bundle_is_gone_with_its_path_but_not_with_its_file_system() {
     assert!(!bundle.is_gone());
     fs::remove_dir_all(place.0.join("a")).unwrap();
     assert!(bundle.is_gone());
+    fs::write(place.0.join("a"), "").unwrap();
+    assert!(bundle.is_gone());
+    // ELOOP, as EIO or EACCES, says nothing.
+    fs::remove_file(place.0.join("a")).unwrap();
+    std::os::unix::fs::symlink("a", place.0.join("a")).unwrap();
+    assert!(!bundle.is_gone());
     let elsewhere = bundles::Bundle::new(Path::new("/dev/shm"), "x".into(), descriptor(b"")).unwrap();
     let unmounted = bundles::Bundle { path: place.0.join("b"), ..elsewhere };
     assert!(!unmounted.is_gone());
@@ -132,13 +144,41 @@ fn a_bundle_is_gone_with_its_path_but_not_with_its_file_system() {
 #[test]
 fn a_store_is_for_its_owner_only() {
     let place = Place::new("mode");
-    assert_eq!(fs::metadata(&place.0).unwrap().mode() & 0o777, 0o700);
-    fs::set_permissions(&place.0, Permissions::from_mode(0o755)).unwrap();
-    Store::open(Some(&place.0)).unwrap();
-    assert_eq!(fs::metadata(&place.0).unwrap().mode() & 0o777, 0o700);
+    let mode = |name: &str| fs::metadata(place.0.join(name)).unwrap().mode() & 0o777;
+    assert_eq!(mode(""), 0o700);
+    assert_eq!(DIRECTORIES.map(mode), [0o700; DIRECTORIES.len()]);
     if geteuid().is_root() {
         nix::unistd::chown(&place.0, Some(1.into()), None).unwrap();
         let error = Store::open(Some(&place.0)).err().unwrap();
         assert!(error.to_string().ends_with("it belongs to user 1"), "{error}");
     }
+}
+
+#[test]
+fn a_directory_that_is_no_store_stays_as_it_is() {
+    let place = Place::new("other");
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    let directory = |name: &str, mode: u32| {
+        let path = place.0.join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let refused = |path: &Path| Store::open(Some(path)).err().unwrap().to_string();
+    let names = |path: &Path| fs::read_dir(path).unwrap().count();
+    // As /tmp, with files and before there are any.
+    let tmp = directory("full", 0o755);
+    fs::write(tmp.join("file"), "").unwrap();
+    assert!(refused(&tmp).ends_with("the directory has other files in it, and is no store"));
+    assert_eq!((mode(&tmp), names(&tmp)), (0o755, 1));
+    let tmp = directory("empty", 0o1777);
+    assert!(refused(&tmp).ends_with("others may write to it (mode 777)"));
+    assert_eq!((mode(&tmp), names(&tmp)), (0o777, 0));
+    // What a store can be made in, with what a killed command has left of one.
+    let mine = directory("mine", 0o755);
+    fs::create_dir(mine.join("blobs")).unwrap();
+    drop(Store::open(Some(&mine)).unwrap());
+    assert_eq!((mode(&mine), mode(&mine.join("layers"))), (0o755, 0o700));
+    fs::write(mine.join("README"), "").unwrap();
+    drop(Store::open(Some(&mine)).unwrap());
 }

@@ -16,7 +16,7 @@ use nix::unistd::syncfs;
 use super::Store;
 use crate::error::{Context, Result};
 use crate::image::cli::Global;
-use crate::image::mounted::overlays;
+use crate::image::mounted::Mounted;
 
 /// After so long the kernel has written it anyway (vm.dirty_expire_centisecs): syncfs(2) disturbs nobody then.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -69,7 +69,10 @@ impl Store {
     pub fn sweep(&self) -> Result<()> {
         self.sweep_tmp()?;
         let names = self.names("trash")?;
-        let mounted = if names.is_empty() { Vec::new() } else { overlays()? };
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mounted = Mounted::read()?;
         for name in names {
             // NAME.PID-INODE
             let layer = name.rsplit_once('.').map_or(&*name, |(layer, _)| layer);
@@ -97,9 +100,8 @@ impl Store {
     }
 
     /// Whether some overlay has the layer of this name, or one that had it before, as its own.
-    pub fn is_mounted(&self, layer: &str, mounted: &[String]) -> bool {
-        let path = format!("{}/fs", self.path.join("layers").join(layer).display());
-        mounted.iter().any(|options| options.contains(&path))
+    pub fn is_mounted(&self, layer: &str, mounted: &Mounted) -> bool {
+        mounted.has_layer(&self.path, &self.layer_at(layer).fs())
     }
 
     /// Gives what lies at `path` a name in the trash; `name` is the layer's.
