@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::cli::{CommitOptions, Global};
 use crate::image::container_root::ContainerRoot;
-use crate::image::limits::Limits;
+use crate::image::limits::{DocumentLimits, Limits};
 use crate::image::make;
 use crate::image::manifest::{Descriptor, Document};
 use crate::image::pack::pack;
@@ -20,6 +20,7 @@ use crate::image::store::bundles::Bundle;
 
 pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
     let name = global.named(&options.reference)?.to_string();
+    let limits = Limits::new(&options.limits)?;
     let what = || format!("commit {}", options.bundle.display());
     let bundle = options.bundle.canonicalize().map_err(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
@@ -27,7 +28,7 @@ pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
     });
     let bundle = bundle.context(what)?;
     let store = global.store()?;
-    let (record, mut layers, mut config) = base(&store, &bundle).context(what)?;
+    let (record, mut layers, mut config) = base(&store, &bundle, &limits.documents).context(what)?;
     let mut root = ContainerRoot::read(&bundle).context(what)?;
     if !record.layers.is_empty() && bundle.join("upper").is_dir() {
         // As --rootfs=mount has it.
@@ -44,7 +45,8 @@ pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
         None => None,
     };
     let (layer, diff_id, packed) =
-        make::layer(&store, options.compression, |out| pack(tops, kind, out)).context(what)?;
+        make::layer(&store, options.compression, |out| pack(tops, kind, &limits.unpack, out))
+            .context(what)?;
     if let Some(paused) = paused {
         paused.resume()?;
     }
@@ -55,23 +57,22 @@ pub fn commit(global: &Global, options: &CommitOptions) -> Result<Vec<u8>> {
         config["author"] = author.as_str().into();
     }
     options.config.apply(&mut config);
-    let image = make::image(global, &store, &name, &config, &layers).context(what)?;
+    let image = make::image(global, &store, &name, &config, &layers, &limits).context(what)?;
     Ok(make::result(global, &name, &image))
 }
 
 /// The bundle's record, and the layers and the config of the image that it was made from.
-fn base(store: &Store, bundle: &Path) -> Result<(Bundle, Vec<Descriptor>, Value)> {
-    let limits = Limits::default().documents;
+fn base(store: &Store, bundle: &Path, limits: &DocumentLimits) -> Result<(Bundle, Vec<Descriptor>, Value)> {
     let record = store.get_bundle(bundle)?.ok_or_else(|| {
         let message = format!("store {} has not made this bundle", store.path().display());
         Error::of_kind(Kind::NotFound, message).with_way_out("Name the store that has with --store.")
     })?;
-    let bytes = store.document(&record.manifest, &limits)?;
+    let bytes = store.document(&record.manifest, limits)?;
     let name = format!("manifest {}", record.manifest.digest);
-    let Document::Manifest(manifest) = Document::parse(&bytes, None, &limits, &name)? else {
+    let Document::Manifest(manifest) = Document::parse(&bytes, None, limits, &name)? else {
         return Err(Error::of_kind(Kind::Integrity, format!("{name} is an index")));
     };
-    let config = store.document(&manifest.config, &limits)?;
+    let config = store.document(&manifest.config, limits)?;
     let config = serde_json::from_slice(&config)
         .map_err(|error| Error::of_kind(Kind::Integrity, format!("the image's config: {error}")))?;
     // The new manifest is OCI's, and so are the names of its layers.

@@ -4,7 +4,7 @@
 //! with its layers compressed.
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read, Write};
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::image::cli::{CopyOptions, Format, Global, PushOptions, SaveOptions, W
 use crate::image::compression::Compression;
 use crate::image::destination::{self, Destination, tar_file};
 use crate::image::digest::{Algorithm, Digest, Hasher};
-use crate::image::limits::DocumentLimits;
+use crate::image::limits::{DocumentLimits, Limits};
 use crate::image::manifest::{Descriptor, MOST_INDEXES, OCI_MANIFEST, Parts, Received};
 use crate::image::pack::compress::{Compressor, Method};
 use crate::image::platform::Platform;
@@ -22,49 +22,55 @@ use crate::image::registry::push::Pushed;
 use crate::image::scratch;
 use crate::image::section::Section;
 use crate::image::source::{Image, Source};
-use crate::image::unpack::decoder::Decoder;
+use crate::image::unpack::LayerLimits;
+use crate::image::unpack::decoder::inflate;
 use crate::image::write::docker_archive::DockerArchiveWriter;
 use crate::image::write::layout::LayoutWriter;
 
 pub fn copy(global: &Global, options: &CopyOptions) -> Result<Vec<u8>> {
     let from = global.reference(&options.source)?;
     let to = destination::find(&options.destination)?;
-    let source = Source::open(&from, &DocumentLimits::default(), || global.client())?;
+    let limits = Limits::new(&options.which.limits)?;
+    let source = Source::open(&from, &limits.documents, || global.client())?;
     let tag = match &from {
         Reference::Registry(named) => Some(named),
         _ => None,
     };
-    transfer(global, &source, &to, tag, &options.which)
+    transfer(global, &source, &to, tag, &options.which, &limits)
 }
 
 /// The source is the store's if it is a name.
 pub fn push(global: &Global, options: &PushOptions) -> Result<Vec<u8>> {
     let to = global.named(&options.destination)?;
+    let limits = Limits::new(&options.which.limits)?;
     let store;
     let source = match global.reference(&options.source)? {
         Reference::Registry(named) => {
             store = global.store()?;
             Source::Store { store: &store, name: named.to_string() }
         }
-        other => Source::open(&other, &DocumentLimits::default(), || global.client())?,
+        other => Source::open(&other, &limits.documents, || global.client())?,
     };
-    transfer(global, &source, &Reference::Registry(to), None, &options.which)
+    transfer(global, &source, &Reference::Registry(to), None, &options.which, &limits)
 }
 
 pub fn save(global: &Global, options: &SaveOptions) -> Result<Vec<u8>> {
     let named = global.named(&options.reference)?;
+    let limits = Limits::new(&options.which.limits)?;
     let store = global.store()?;
     let name = named.to_string();
     let source = Source::Store { store: &store, name: name.clone() };
     let digest = match options.format {
-        Format::Docker => to_docker(global, &source, tar_file(&options.file)?, Some(&named), &options.which)?,
+        Format::Docker => {
+            to_docker(global, &source, tar_file(&options.file)?, Some(&named), &options.which, &limits)?
+        }
         Format::Oci => {
             // Before a file is begun.
-            source.top(&DocumentLimits::default())?;
+            source.top(&limits.documents)?;
             let writer = LayoutWriter::archive(tar_file(&options.file)?)?;
             let names = (Some(name.clone()), Some(name));
             let to = Destination::Layout { writer, name: names.0, image_name: names.1 };
-            copy_to(global, &source, to, &options.which)?
+            copy_to(global, &source, to, &options.which, &limits)?
         }
     };
     // Where the archive itself goes to stdout nothing else does.
@@ -77,17 +83,18 @@ fn transfer(
     to: &Reference,
     named: Option<&Named>,
     which: &Which,
+    limits: &Limits,
 ) -> Result<Vec<u8>> {
     let digest = match to {
         Reference::DockerArchive { path, name } => {
             let tag = name.as_deref().map(Named::parse).transpose()?;
             let tar = tar_file(path)?;
-            to_docker(global, source, tar, tag.as_ref().or(named), which)?
+            to_docker(global, source, tar, tag.as_ref().or(named), which, limits)?
         }
         to => {
             // What is not there leaves no trace of a destination.
-            source.top(&DocumentLimits::default())?;
-            copy_to(global, source, Destination::open(to, || global.client())?, which)?
+            source.top(&limits.documents)?;
+            copy_to(global, source, Destination::open(to, || global.client())?, which, limits)?
         }
     };
     result(global, &digest)
@@ -101,8 +108,13 @@ fn result(global: &Global, digest: &Digest) -> Result<Vec<u8>> {
     })
 }
 
-fn copy_to(global: &Global, source: &Source<'_>, mut to: Destination, which: &Which) -> Result<Digest> {
-    let limits = DocumentLimits::default();
+fn copy_to(
+    global: &Global,
+    source: &Source<'_>,
+    mut to: Destination,
+    which: &Which,
+    limits: &Limits,
+) -> Result<Digest> {
     let from_docker = matches!(source, Source::DockerArchive(_));
     let method = which.compression.or_else(|| from_docker.then_some(Method::GZIP));
     let top = match method {
@@ -110,15 +122,15 @@ fn copy_to(global: &Global, source: &Source<'_>, mut to: Destination, which: &Wh
             return Err(Error::new("--all copies images as they are, and not with another compression")
                 .with_way_out("Copy one platform at a time, and leave --all out."));
         }
-        Some(method) => recompressed(global, source, &mut to, &which.platform(), method)?,
-        None if which.all => source.top(&limits)?,
+        Some(method) => recompressed(global, source, &mut to, &which.platform(), method, limits)?,
+        None if which.all => source.top(&limits.documents)?,
         None => {
-            let found = source.image(&which.platform(), &limits)?.found;
+            let found = source.image(&which.platform(), &limits.documents)?.found;
             Received { digest: found.digest, media_type: Some(found.media_type), bytes: found.bytes }
         }
     };
     if method.is_none() {
-        parts(global, source, &top, &mut to, &mut HashSet::new(), 0)?;
+        parts(global, source, &top, &mut to, &mut HashSet::new(), 0, &limits.documents)?;
     }
     to.finish(&top)?;
     Ok(top.digest)
@@ -132,14 +144,14 @@ fn parts(
     to: &mut Destination,
     done: &mut HashSet<Digest>,
     depth: usize,
+    limits: &DocumentLimits,
 ) -> Result<()> {
-    let limits = DocumentLimits::default();
     if depth > MOST_INDEXES {
         let message = format!("the image lies deeper than in {MOST_INDEXES} indexes");
         return Err(Error::of_kind(Kind::Limit, message));
     }
     let name = format!("manifest {}", document.digest);
-    let parts_of = Parts::of(&document.bytes, document.media_type.as_deref(), &limits, &name)?;
+    let parts_of = Parts::of(&document.bytes, document.media_type.as_deref(), limits, &name)?;
     for blob in parts_of.blobs {
         if done.insert(blob.digest.clone()) {
             tell(global, &blob, to.blob(&blob, source)?);
@@ -149,14 +161,14 @@ fn parts(
         if !done.insert(child.digest.clone()) {
             continue;
         }
-        let bytes = source.document(&child, &limits).map_err(|error| match error.kind() {
+        let bytes = source.document(&child, limits).map_err(|error| match error.kind() {
             Kind::NotFound => error.with_way_out(
                 "Not all platforms are there. Without --all, or with --platform, one is copied.",
             ),
             _ => error,
         })?;
         let child = Received { digest: child.digest, media_type: Some(child.media_type), bytes };
-        parts(global, source, &child, to, done, depth + 1)?;
+        parts(global, source, &child, to, done, depth + 1, limits)?;
         to.manifest(&child)?;
     }
     Ok(())
@@ -169,8 +181,9 @@ fn recompressed(
     to: &mut Destination,
     platform: &Platform,
     method: Method,
+    limits: &Limits,
 ) -> Result<Received> {
-    let image = source.image(platform, &DocumentLimits::default())?;
+    let image = source.image(platform, &limits.documents)?;
     let mut layers = Vec::new();
     for (layer, diff_id) in image.found.manifest.layers.iter().zip(&image.config.diff_ids) {
         let descriptor = &layer.descriptor;
@@ -179,9 +192,10 @@ fn recompressed(
             layers.push(descriptor.clone());
             continue;
         }
-        let stream = io::BufReader::with_capacity(256 << 10, source.blob(descriptor)?);
-        let (made, section) = compress(stream, layer.compression, diff_id, method)
-            .context(|| format!("layer {}", descriptor.digest))?;
+        let blob = source.blob(descriptor)?;
+        let (made, section) =
+            compress(blob, descriptor.size, layer.compression, diff_id, method, &limits.unpack)
+                .context(|| format!("layer {}", descriptor.digest))?;
         tell(global, &made, to.made(&made, &section)?);
         layers.push(made);
     }
@@ -199,17 +213,17 @@ fn recompressed(
 
 /// A layer's blob with another compression, in a file without a name, if it is what its diff_id says.
 fn compress(
-    stream: impl io::BufRead,
+    blob: impl Read,
+    size: u64,
     compression: Compression,
     diff_id: &Digest,
     method: Method,
+    limits: &LayerLimits,
 ) -> Result<(Descriptor, Section)> {
-    let mut decoder = Decoder::new(stream, compression)?;
     let out =
         Hashed { file: scratch::unnamed(&scratch::directory())?, hasher: Hasher::new(Algorithm::Sha256) };
     let mut compressor = Compressor::new(out, method)?;
-    // The diff_id says whether all of it is right: a bomb cannot have the right one of a layer that is none.
-    io::copy(&mut decoder, &mut compressor)?;
+    inflate(blob, size, compression, limits, |bytes| Ok(compressor.write_all(bytes)?))?;
     let (found, Hashed { file, hasher }) = compressor.finish()?;
     if found != *diff_id {
         return Err(Error::of_kind(Kind::Integrity, format!("the diff_id is {found}, not {diff_id}")));
@@ -242,18 +256,18 @@ fn to_docker(
     tar: crate::image::write::tar_file::TarFile,
     tag: Option<&Named>,
     which: &Which,
+    limits: &Limits,
 ) -> Result<Digest> {
     if which.all || which.compression.is_some() {
         return Err(Error::new("a docker-archive holds one platform's image, with plain layers")
             .with_way_out("Leave --all and --compression out, or write an oci-archive."));
     }
-    let Image { found, config, config_bytes, .. } =
-        source.image(&which.platform(), &DocumentLimits::default())?;
+    let Image { found, config, config_bytes, .. } = source.image(&which.platform(), &limits.documents)?;
     let mut writer = DockerArchiveWriter::new(tar);
     for (layer, diff_id) in found.manifest.layers.iter().zip(&config.diff_ids) {
         if !writer.has(diff_id) {
             let blob = source.blob(&layer.descriptor)?;
-            writer.layer(&layer.descriptor, layer.compression, diff_id, blob)?;
+            writer.layer(&layer.descriptor, layer.compression, diff_id, blob, &limits.unpack)?;
             tell(global, &layer.descriptor, Pushed::Sent);
         }
     }

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Kind as ErrorClass, Result};
 use crate::image::cli::{ExportOptions, Global, ImportOptions};
 use crate::image::compression::Compression;
 use crate::image::container_root::ContainerRoot;
+use crate::image::limits::Limits;
 use crate::image::make;
 use crate::image::pack::{Kind, Packed, Top, pack};
 use crate::image::platform::Platform;
@@ -20,6 +21,7 @@ use crate::image::unpack::decoder::Decoder;
 
 pub fn import(global: &Global, options: &ImportOptions) -> Result<Vec<u8>> {
     let name = global.named(&options.reference)?.to_string();
+    let limits = Limits::new(&options.limits)?;
     let store = global.store()?;
     let what = || format!("import {}", options.file.display());
     let from = &options.file;
@@ -27,7 +29,7 @@ pub fn import(global: &Global, options: &ImportOptions) -> Result<Vec<u8>> {
         from if from.as_os_str() == "-" => plain(io::stdin().lock(), out).map(|()| Packed::default()),
         from if from.is_dir() => {
             let top = Top { directory: open(from)?.into(), owners: Owners::Kept };
-            pack(vec![top], Kind::Plain, out)
+            pack(vec![top], Kind::Plain, &limits.unpack, out)
         }
         from => plain(open(from)?, out).map(|()| Packed::default()),
     })
@@ -41,7 +43,7 @@ pub fn import(global: &Global, options: &ImportOptions) -> Result<Vec<u8>> {
     }
     make::add_layer(&mut config, &diff_id, "keel-image import", options.message.as_deref())?;
     options.config.apply(&mut config);
-    let image = make::image(global, &store, &name, &config, &[layer]).context(what)?;
+    let image = make::image(global, &store, &name, &config, &[layer], &limits).context(what)?;
     Ok(make::result(global, &name, &image))
 }
 
@@ -73,6 +75,7 @@ fn plain(from: impl Read, to: &mut impl Write) -> Result<()> {
 
 pub fn export(global: &Global, options: &ExportOptions) -> Result<Vec<u8>> {
     let what = || format!("export {}", options.bundle.display());
+    let limits = Limits::new(&options.limits)?.unpack;
     let root = ContainerRoot::read(&options.bundle).context(what)?;
     if root.is_in_use()? {
         global.say("a container is using the bundle: what it writes meanwhile may be there in part");
@@ -84,10 +87,11 @@ pub fn export(global: &Global, options: &ExportOptions) -> Result<Vec<u8>> {
             return Err(Error::new("write the archive to stdout: it is a terminal")
                 .with_way_out("Name a file, or redirect it."));
         }
-        pack(tops, kind, BufWriter::with_capacity(256 << 10, io::stdout().lock())).context(what)?
+        pack(tops, kind, &limits, BufWriter::with_capacity(256 << 10, io::stdout().lock())).context(what)?
     } else {
         let file = Unfinished::new(&options.file)?;
-        let packed = pack(tops, kind, BufWriter::with_capacity(256 << 10, &file.file)).context(what)?;
+        let packed =
+            pack(tops, kind, &limits, BufWriter::with_capacity(256 << 10, &file.file)).context(what)?;
         file.finish()?;
         packed
     };

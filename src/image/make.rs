@@ -36,6 +36,7 @@ pub fn image(
     name: &str,
     config: &Value,
     layers: &[Descriptor],
+    limits: &Limits,
 ) -> Result<Image> {
     let config = config.to_string().into_bytes();
     let entry = |media_type: &str, digest: &Digest, size: u64| json!({"mediaType": media_type, "digest": digest.to_string(), "size": size});
@@ -44,7 +45,6 @@ pub fn image(
     let document = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST,
         "config": entry(OCI_CONFIG, &Digest::of(&config), config.len() as u64), "layers": layers});
     let bytes = document.to_string().into_bytes();
-    let limits = Limits::default();
     let manifest = match Document::parse(&bytes, Some(OCI_MANIFEST), &limits.documents, "the new manifest")? {
         Document::Manifest(manifest) => *manifest,
         Document::Index(_) => return Err(Error::new("the new manifest is an index")),
@@ -58,7 +58,7 @@ pub fn image(
     let fetch = Fetch {
         store,
         source: &source,
-        limits: &limits,
+        limits,
         jobs: global.jobs(),
         progress: &progress,
         devices: false,

@@ -27,6 +27,7 @@ tests![
     a_failed_write_leaves_what_was_there,
     a_killed_write_leaves_what_was_there,
     a_damaged_blob_is_not_passed_on,
+    a_bomb_that_says_what_it_is_is_stopped,
     a_destination_says_what_it_is,
 ];
 
@@ -388,4 +389,31 @@ fn a_destination_says_what_it_is() {
     assert!(run.code == 1 && run.stderr.contains("Say oci:./x.tar, oci-archive:./x.tar or"), "{run:?}");
     copy(&place, &["oci:layout:v1", "oci-archive:./x.tar"]);
     copy(&place, &["oci:layout:v1", "./x.tar"]);
+}
+
+/// The diff_id is right: who made the bomb has made it, too.
+fn a_bomb_that_says_what_it_is_is_stopped() {
+    let place = Place::new();
+    let plain = vec![0; 80 << 20];
+    let blob = zstd::encode_all(&plain[..], 3).unwrap();
+    let size = blob.len();
+    assert!(plain.len() / size > 1000);
+    let of_bomb = crate::images::Image::with(vec![], json!({}), |config, manifest| {
+        config["rootfs"]["diff_ids"] = json!([digest(&plain)]);
+        let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
+        manifest["layers"] = json!([{"mediaType": media_type, "digest": digest(&blob), "size": size}]);
+    });
+    of_bomb.layout(&place, "bomb");
+    place.write(&format!("bomb/blobs/sha256/{}", &digest(&blob)["sha256:".len()..]), &blob);
+    for to in [&["--compression=gzip", "oci:bomb", "oci:out"][..], &["oci:bomb", "docker-archive:out.tar"]] {
+        let run = place.keel_image(&[&["copy"], to].concat());
+        let bomb = format!("{size} bytes become ");
+        assert!(run.code == 6 && run.stderr.contains(&bomb), "{to:?}: {run:?}");
+        assert!(run.stderr.ends_with("If you trust the image, raise it: --limits ratio=N\n"), "{run:?}");
+        copy(&place, &[&["--limits=ratio=100k"], to].concat());
+    }
+    // As it is, it harms nobody.
+    copy(&place, &["oci:bomb", "oci:same"]);
+    let run = place.keel_image(&["copy", "--limits=layers=0", "oci:bomb", "oci:none"]);
+    assert!(run.code == 6, "{run:?}");
 }

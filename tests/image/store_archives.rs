@@ -34,6 +34,7 @@ tests![
     commit_push_and_pull_give_the_same_digest,
     a_mapped_bundle_gives_the_ids_of_the_inside,
     a_bundle_without_changes_of_its_own_says_what_to_do,
+    a_container_cannot_make_a_commit_endless,
     an_upper_that_is_mounted_is_not_committed,
     a_container_is_paused_while_it_is_committed,
     what_a_container_of_keel_writes_is_committed_while_it_runs,
@@ -503,6 +504,31 @@ fn a_bundle_without_changes_of_its_own_says_what_to_do() {
     );
     let refused = place.keel_image(&["--store=other", "commit", "b", "app:v2"]);
     assert!(refused.code == 3 && refused.stderr.contains("has not made this bundle"), "{refused:?}");
+}
+
+fn a_container_cannot_make_a_commit_endless() {
+    needs!(root());
+    let place = Place::new();
+    bundle(&place);
+    shell(&place, "truncate -s 1T b/upper/x");
+    for args in
+        [&["commit", "b", "app:v2"][..], &["export", "b", "out.tar"], &["import", "b/upper", "app:v3"]]
+    {
+        let refused = run(&place, args);
+        assert!(
+            refused.code == 6 && refused.stderr.contains("pack \"x\": a file of 1099511627776 bytes"),
+            "{refused:?}"
+        );
+        assert!(refused.stderr.ends_with("raise the limit: --limits bytes=N\n"), "{refused:?}");
+    }
+    assert!(!place.path("out.tar").exists());
+    // Only as far as the user has said.
+    shell(&place, "truncate -s 2M b/upper/x");
+    for args in [&["commit", "b", "app:v2"][..], &["import", "b/upper", "app:v3"]] {
+        let refused = run(&place, &[args, &["--limits=bytes=1m"]].concat());
+        assert!(refused.code == 6 && refused.stderr.contains("pack \"x\""), "{refused:?}");
+        good(&place, &[args, &["--limits=bytes=4m"]].concat());
+    }
 }
 
 fn an_upper_that_is_mounted_is_not_committed() {

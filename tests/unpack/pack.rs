@@ -11,7 +11,7 @@ use keel::image::unpack::tar::{Archive, Entry};
 use keel::image::unpack::{LayerLimits, Mode, Owners, Range};
 use nix::mount::{MsFlags, mount};
 
-use crate::archive::{OVERLAY, Place, list, options, snapshot};
+use crate::archive::{OVERLAY, Place, Tar, list, options, snapshot};
 use crate::kernel::with_own_mounts;
 use crate::{needs, program, root, tests};
 
@@ -29,6 +29,8 @@ tests![
     capabilities_lose_the_owner_that_a_mapping_gave_them,
     what_is_swapped_for_a_link_leads_nowhere,
     a_tree_too_deep_is_an_error,
+    the_longest_names_can_be_taken_away,
+    what_costs_a_container_nothing_costs_us_no_more_than_the_limit,
 ];
 
 const UPPER: Kind = Kind::Upper { user_xattr: false };
@@ -41,7 +43,7 @@ fn open(path: impl AsRef<Path>) -> OwnedFd {
 fn packed(tops: &[&Path], kind: Kind) -> Result<(Vec<u8>, Packed)> {
     let mut bytes = Vec::new();
     let top = |path| Top { directory: open(path), owners: Owners::Kept };
-    let packed = pack(tops.iter().map(top).collect(), kind, &mut bytes)?;
+    let packed = pack(tops.iter().map(top).collect(), kind, &LayerLimits::default(), &mut bytes)?;
     Ok((bytes, packed))
 }
 
@@ -297,7 +299,7 @@ fn owners_are_moved_back_or_refused() {
     let range = |count| vec![Range { inside: 0, outside: 100_000, count }];
     let with = |owners| -> Result<_> {
         let mut bytes = Vec::new();
-        pack(vec![Top { directory: place.target(), owners }], UPPER, &mut bytes)?;
+        pack(vec![Top { directory: place.target(), owners }], UPPER, &LayerLimits::default(), &mut bytes)?;
         Ok(entries(&bytes).iter().map(|entry| (entry.uid, entry.gid)).collect::<Vec<_>>())
     };
     let mapped = |count| with(Owners::Mapped { uids: range(count), gids: range(65536) });
@@ -320,7 +322,9 @@ fn capabilities_lose_the_owner_that_a_mapping_gave_them() {
     let range = vec![Range { inside: 0, outside: 100_000, count: 65536 }];
     let with = |owners| {
         let mut bytes = Vec::new();
-        let packed = pack(vec![Top { directory: place.target(), owners }], UPPER, &mut bytes).unwrap();
+        let packed =
+            pack(vec![Top { directory: place.target(), owners }], UPPER, &LayerLimits::default(), &mut bytes)
+                .unwrap();
         (entries(&bytes).pop().unwrap().xattrs, packed.warnings.len())
     };
     let mapped = Owners::Mapped { uids: range.clone(), gids: range };
@@ -370,4 +374,43 @@ fn a_tree_too_deep_is_an_error() {
     assert_eq!(error.kind(), keel::error::Kind::Limit);
     assert!(error.to_string().ends_with("d/d/\": more than 256 directories inside of each other"), "{error}");
     assert_eq!(list(&place.root()).len(), 300);
+}
+
+fn the_longest_names_can_be_taken_away() {
+    needs!(root());
+    let (place, overlay, applied) = (Place::new("long"), Place::new("overlay"), Place::new("applied"));
+    for length in [251, 252, 255] {
+        shell(&place.root(), &format!("mknod {} c 0 0", "n".repeat(length)));
+        shell(&applied.root(), &format!("touch {}", "n".repeat(length)));
+    }
+    let layer = packed(&[&place.root()], UPPER).unwrap().0;
+    overlay.unpack_with(&layer, &options(OVERLAY)).unwrap();
+    assert_eq!(overlay.list(), place.list());
+    applied.unpack_with(&layer, &options(Mode::Apply)).unwrap();
+    assert_eq!(applied.list(), [""; 0]);
+    let longer = Tar::new().pax(&[("path", &[b".wh.", &[b'n'; 256][..]].concat())]).file("x", "");
+    let error = overlay.unpack(longer, OVERLAY).unwrap_err().to_string();
+    assert!(error.ends_with("a name of 256 bytes, more than 255 (limit path)"), "{error}");
+}
+
+fn what_costs_a_container_nothing_costs_us_no_more_than_the_limit() {
+    needs!(root());
+    let place = Place::new("holes");
+    shell(&place.root(), "truncate -s 600K a b; truncate -s 1T c");
+    let with = |bytes| {
+        let (limits, mut out) = (LayerLimits { bytes, ..LayerLimits::default() }, Vec::new());
+        let top = Top { directory: place.target(), owners: Owners::Kept };
+        pack(vec![top], UPPER, &limits, &mut out).map(|_| ()).map_err(|error| (error, out.len()))
+    };
+    let (error, written) = with(1 << 20).unwrap_err();
+    assert_eq!(error.kind(), keel::error::Kind::Limit);
+    assert_eq!(error.to_string(), "pack \"b\": a file of 614400 bytes is more than is left (limit bytes)");
+    assert!(error.way_out().is_some_and(|text| text.contains("--limits bytes=N")));
+    assert!(written < 620_000, "{written}");
+    let (error, written) = with(LayerLimits::default().bytes).unwrap_err();
+    assert!(error.to_string().starts_with("pack \"c\": a file of 1099511627776 bytes"), "{error}");
+    assert!(written < 1_300_000, "{written}");
+    shell(&place.root(), "rm c");
+    with(1_228_800).unwrap();
+    assert!(with(1_228_799).is_err());
 }

@@ -22,6 +22,9 @@ pub struct Which {
     /// but for a docker-archive's, which are compressed with gzip
     #[arg(long, value_name = "METHOD[:LEVEL]")]
     pub compression: Option<Method>,
+    /// What an image may cost; see pull
+    #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
+    pub limits: Vec<(String, u64)>,
 }
 
 impl Which {
@@ -116,6 +119,9 @@ pub struct ImportOptions {
     /// A remark for the image's history
     #[arg(long, short, value_name = "TEXT")]
     pub message: Option<String>,
+    /// What an image may cost; see pull
+    #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
+    pub limits: Vec<(String, u64)>,
     #[command(flatten)]
     pub config: ConfigOptions,
 }
@@ -129,6 +135,9 @@ pub struct ExportOptions {
     /// The archive; - is stdout
     #[arg(value_name = "FILE|-")]
     pub file: PathBuf,
+    /// What the root may cost: bytes=N, holes included
+    #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
+    pub limits: Vec<(String, u64)>,
 }
 
 /// Make an image of a bundle's own image and what its container has written
@@ -158,6 +167,9 @@ pub struct CommitOptions {
     /// A remark for the image's history
     #[arg(long, short, value_name = "TEXT")]
     pub message: Option<String>,
+    /// What an image may cost; see pull
+    #[arg(long, value_name = "KEY=N", value_parser = limits::parse)]
+    pub limits: Vec<(String, u64)>,
     #[command(flatten)]
     pub config: ConfigOptions,
 }

@@ -20,10 +20,8 @@ pub mod walk;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use crate::error::{Context, Result};
-use crate::image::unpack::Owners;
+use crate::image::unpack::{LayerLimits, Owners};
 
 use self::walk::Walk;
 
@@ -50,13 +48,11 @@ pub struct Packed {
     pub warnings: Vec<String>,
 }
 
-/// Writes the archive of `tops`, of which there are several only with [`Kind::Merged`].
-pub fn pack(tops: Vec<Top>, kind: Kind, out: impl Write) -> Result<Packed> {
-    // Each directory on the way down is held open in each top that has it: the usual 1,024 are few.
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context(|| format!("set RLIMIT_NOFILE to {most}"))?;
+/// Writes the archive of `tops`, of which there are several only with [`Kind::Merged`]. A file is written whole, and
+/// holes become zeroes: what a container has cost nothing could be without end, so that the limit `bytes` counts here, too.
+pub fn pack(tops: Vec<Top>, kind: Kind, limits: &LayerLimits, out: impl Write) -> Result<Packed> {
     let (directories, owners) = tops.into_iter().map(|top| (top.directory, top.owners)).unzip();
-    let mut walk = Walk::new(kind, owners, out);
+    let mut walk = Walk::new(kind, owners, limits.bytes, out);
     walk.top(directories)?;
     let (packed, mut out) = walk.finish();
     out.write_all(&[0; 2 * header::BLOCK])

@@ -57,13 +57,16 @@ pub struct Walk<W> {
     first_names: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
     entries: u64,
+    /// That the files not written yet may have.
+    bytes_left: u64,
     warnings: Warnings,
 }
 
 impl<W: Write> Walk<W> {
-    pub fn new(kind: Kind, owners: Vec<Owners>, out: W) -> Self {
+    pub fn new(kind: Kind, owners: Vec<Owners>, most_bytes: u64, out: W) -> Self {
         let (path, first_names, buffer) = (Vec::new(), HashMap::new(), vec![0; PIECE]);
-        Self { kind, owners, out, path, first_names, buffer, entries: 0, warnings: Warnings::default() }
+        let (entries, warnings) = (0, Warnings::default());
+        Self { kind, owners, out, path, first_names, buffer, entries, bytes_left: most_bytes, warnings }
     }
 
     pub fn top(&mut self, tops: Vec<OwnedFd>) -> Result<()> {
@@ -202,8 +205,14 @@ impl<W: Write> Walk<W> {
         if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
             return Err(Error::new("it became another kind of file meanwhile"));
         }
+        let size = stat.st_size as u64;
+        self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(|| {
+            let message = format!("a file of {size} bytes is more than is left (limit bytes)");
+            let way_out = "Holes count. Remove the file, or raise the limit: --limits bytes=N";
+            Error::of_kind(ErrorClass::Limit, message).with_way_out(way_out)
+        })?;
         self.entry(&Found { kind: Type::File, path, stat: &stat, top, link: b"" }, Some(file.as_fd()))?;
-        self.body(&file, stat.st_size as u64)
+        self.body(&file, size)
     }
 
     /// So many bytes, whatever a process that writes to the file makes of it.

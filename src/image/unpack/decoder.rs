@@ -1,10 +1,12 @@
 //! The plain bytes of a stream that may be compressed.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::error::{Context, Result};
+use super::LayerLimits;
+use super::pipe::check_plain_size;
+use crate::error::{Context, Error, Kind, Result};
 use crate::image::compression::Compression;
 
 /// As zstd's own program has it without --long, 128 MiB; the format allows for 3.75 TiB.
@@ -57,4 +59,36 @@ impl<R: BufRead> Read for Decoder<R> {
             Self::Zstd(decoder) => decoder.read(into),
         }
     }
+}
+
+/// Gives `take` the plain bytes of a layer's blob of this size, which may be a bomb: whether they are those of the
+/// diff_id is known at their end only, and who made the one has made the other.
+pub fn inflate(
+    blob: impl Read,
+    size: u64,
+    compression: Compression,
+    limits: &LayerLimits,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut decoder = Decoder::new(BufReader::with_capacity(256 << 10, blob), compression)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut total = 0;
+    loop {
+        let n = match decoder.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.get_ref().is_none_or(|inner| !inner.is::<Error>()) => {
+                return Err(Error::of_kind(Kind::Integrity, format!("read its data: {error}")));
+            }
+            n => n?,
+        };
+        if n == 0 {
+            break;
+        }
+        total += n as u64;
+        check_plain_size(total, size, limits)?;
+        take(&buffer[..n])?;
+    }
+    // Bytes behind the compressed data belong to the digest, too.
+    io::copy(&mut decoder.into_inner(), &mut io::sink())?;
+    Ok(())
 }

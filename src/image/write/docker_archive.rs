@@ -2,7 +2,7 @@
 //! registry, nor for a compressed layer's digest: what comes back from it has another one.
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, Read};
+use std::io::{Read, Write};
 
 use serde_json::json;
 
@@ -13,8 +13,7 @@ use crate::image::digest::{Digest, Hasher, Verified};
 use crate::image::docker_archive::MANIFEST;
 use crate::image::manifest::Descriptor;
 use crate::image::unpack::LayerLimits;
-use crate::image::unpack::decoder::Decoder;
-use crate::image::unpack::pipe::check_plain_size;
+use crate::image::unpack::decoder::inflate;
 
 pub struct DockerArchiveWriter {
     tar: TarFile,
@@ -38,32 +37,17 @@ impl DockerArchiveWriter {
         compression: Compression,
         diff_id: &Digest,
         blob: Verified<impl Read>,
+        limits: &LayerLimits,
     ) -> Result<()> {
         let what = || format!("layer {}", descriptor.digest);
         let malformed = |why: String| Error::of_kind(Kind::Integrity, why).because(what());
-        let mut decoder = Decoder::new(BufReader::with_capacity(256 << 10, blob), compression)?;
         let mut hasher = Hasher::new(diff_id.algorithm());
         let mut body = self.tar.body();
-        let mut buffer = vec![0; 256 << 10];
-        let (limits, mut total) = (LayerLimits::default(), 0);
-        loop {
-            let n = match decoder.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.get_ref().is_none_or(|inner| !inner.is::<Error>()) => {
-                    return Err(malformed(format!("read its data: {error}")));
-                }
-                n => n.context(what)?,
-            };
-            if n == 0 {
-                break;
-            }
-            total += n as u64;
-            check_plain_size(total, descriptor.size, &limits).context(what)?;
-            hasher.update(&buffer[..n]);
-            io::Write::write_all(&mut body, &buffer[..n]).context(what)?;
-        }
-        // Bytes behind the compressed data belong to the digest, too.
-        io::copy(&mut decoder.into_inner(), &mut io::sink()).context(what)?;
+        inflate(blob, descriptor.size, compression, limits, |bytes| {
+            hasher.update(bytes);
+            Ok(body.write_all(bytes)?)
+        })
+        .context(what)?;
         let found = hasher.finish();
         if found != *diff_id {
             return Err(malformed(format!("the diff_id is {found}, not {diff_id}")));
