@@ -16,6 +16,7 @@ tests![
     a_name_that_is_not_there_cannot_be_removed,
     a_mount_is_taken_away,
     a_record_that_cannot_be_read_stops_a_prune,
+    a_layer_that_something_has_changed_is_made_again_when_it_is_removed,
 ];
 
 fn image(content: &str) -> Image {
@@ -118,4 +119,18 @@ fn a_record_that_cannot_be_read_stops_a_prune() {
     let run = place.image(&["prune"]);
     assert!(run.code == 1 && run.stderr.contains("it is no record of a bundle"), "{run:?}");
     assert!(place.layer(&image.layers[0].1).exists());
+}
+
+fn a_layer_that_something_has_changed_is_made_again_when_it_is_removed() {
+    needs!(root());
+    let place = Place::new();
+    let (reference, image) = pulled(&place, "a");
+    let layer = place.layer(&image.layers[0].1);
+    fs::write(layer.join("lacks"), "").unwrap();
+    let run = place.image(&["bundle", &reference, "b"]);
+    let way_out =
+        format!("Remove {}: what it holds is made again.\n", layer.canonicalize().unwrap().display());
+    assert!(run.code == 1 && run.stderr.ends_with(&way_out), "{run:?}");
+    fs::remove_dir_all(layer).unwrap();
+    place.image_ok(&["bundle", &reference, "b"]);
 }

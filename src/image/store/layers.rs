@@ -48,7 +48,7 @@ impl Layer {
         let bytes = fs::read(&path).context(|| format!("read {}", path.display()))?;
         decode(&bytes).ok_or_else(|| {
             Error::new(format!("read {}: it is malformed", path.display()))
-                .with_way_out("Something has changed the store: keel-image verify.")
+                .with_way_out(format!("Remove {}: what it holds is made again.", self.path.display()))
         })
     }
 }
