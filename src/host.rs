@@ -2,9 +2,8 @@
 //! asked for; `state`, `kill` and `list` need none of it.
 
 use std::cell::OnceCell;
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,9 +11,10 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::utsname::uname;
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::error::{Context, Error, Result};
+use crate::proc::unescaped_path;
 
 pub struct Host {
     cgroup2: OnceCell<Cgroup2>,
@@ -124,27 +124,8 @@ fn cgroup2_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (PathBuf, PathBuf)> 
         let mut fields = line.split(|&byte| byte == b' ');
         let (top, path) = (fields.nth(3)?, fields.next()?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (kind == b"cgroup2").then(|| (unescape(top).into(), unescape(path).into()))
+        (kind == b"cgroup2").then(|| (unescaped_path(top), unescaped_path(path)))
     })
-}
-
-/// Blanks, newlines and backslashes stand as three octal digits in mountinfo.
-fn unescape(text: &[u8]) -> OsString {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
-                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = tail;
-            }
-            _ => {
-                plain.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(plain)
 }
 
 /// The name of a user of the host, if it has one. A static program has no NSS.
@@ -159,6 +140,26 @@ fn find_user(passwd: &str, uid: u32) -> Option<String> {
         let name = fields.next()?;
         (fields.nth(1)? == uid).then(|| name.to_string())
     })
+}
+
+/// What a file like /etc/subuid gives to a user, by name or number: the first id of each range, and the one after it.
+/// See `subuid(5)`.
+pub fn subordinate_ids(text: &str, user: &str, uid: u32) -> Vec<(u64, u64)> {
+    let uid = uid.to_string();
+    let range = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let (first, count): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        ((owner == user || owner == uid) && count > 0).then_some((first, first.saturating_add(count)))
+    };
+    text.lines().filter_map(range).collect()
+}
+
+/// A program of the host by its name.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|dir| dir.join(name));
+    places.find(|place| access(place, AccessFlags::X_OK).is_ok())
 }
 
 fn cgroup_of(process: &str) -> Result<PathBuf> {
@@ -240,5 +241,12 @@ mod tests {
             Ok(found) => assert!(found.path().join("cgroup.procs").exists()),
             Err(e) => println!("SKIP {e}"),
         }
+    }
+
+    #[test]
+    fn subordinate_ids_are_given_by_name_or_number() {
+        let text = "alice:100000:65536\n# alice:1:1\n1000:300000:10\nbob:5:5\nalice:x:1\nalice:7:0\n1000\n";
+        assert_eq!(subordinate_ids(text, "alice", 1000), [(100000, 165536), (300000, 300010)]);
+        assert_eq!(subordinate_ids(text, "carol", 1001), []);
     }
 }

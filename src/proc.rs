@@ -99,7 +99,7 @@ impl Proc {
     /// The mount points of a process's mount namespace, below its root; see `proc_pid_mountinfo(5)`.
     pub fn mount_points(&self, process: impl fmt::Display) -> Result<Vec<PathBuf>> {
         let mounts = self.read(&format!("{process}/mountinfo"))?;
-        Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped).collect())
+        Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped_path).collect())
     }
 
     /// One `write(2)`, as proc files want it.
@@ -149,15 +149,45 @@ fn open_host() -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// mountinfo writes space, tab, newline and backslash as `\` and three octal digits.
-pub fn unescaped(path: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
+/// What a field of mountinfo means: blanks, newlines and backslashes stand there as a backslash and three octal digits.
+/// See `proc_pid_mountinfo(5)`.
+pub fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
     while let [first, tail @ ..] = rest {
-        let octal = tail.get(..3).filter(|_| *first == b'\\');
-        let code = octal.and_then(|octal| u8::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &tail[3..] } else { tail };
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
     }
-    PathBuf::from(OsString::from_vec(bytes))
+    plain
+}
+
+/// The same of a path.
+pub fn unescaped_path(field: impl AsRef<[u8]>) -> PathBuf {
+    OsString::from_vec(unescaped(field.as_ref())).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_back() {
+        for (field, plain) in [
+            (&br"/a\040b\134c"[..], &b"/a b\\c"[..]),
+            (br"\012\377", b"\n\xff"),
+            // What the kernel never writes.
+            (br"\0", br"\0"),
+            (br"\400\+12\8", br"\400\+12\8"),
+        ] {
+            assert_eq!(unescaped(field), plain);
+        }
+    }
 }

@@ -7,15 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::unistd::read;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::mount::{Value, fsconfig_create, fsconfig_set, fsmount, fsopen};
+use crate::sys::mount::{LONGEST_OPTION, Value, fs_messages, fsconfig_create, fsconfig_set, fsmount, fsopen};
 
 /// OVL_MAX_STACK of the kernel.
 pub const MOST_LAYERS: usize = 500;
-/// The longest string that fsconfig(2) takes.
-const LONGEST: usize = 255; // bytes
 
 /// The options besides the directories. A redirect that an image brings could show any file of the layers below.
 pub const OPTIONS: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "off")];
@@ -58,7 +55,7 @@ pub fn mount(
 
 fn set_directory(fs: &OwnedFd, key: &str, path: &Path) -> Result<()> {
     let what = || format!("set {key}={}", path.display());
-    match path.to_str().filter(|text| text.len() <= LONGEST) {
+    match path.to_str().filter(|text| text.len() <= LONGEST_OPTION) {
         Some(text) => match fsconfig_set(fs, key, Value::String(text)) {
             Err(Errno::EINVAL) if key == "lowerdir+" => Err(Error::from(Errno::EINVAL)
                 .because("an option of Linux 6.5 is missing".to_owned())
@@ -75,14 +72,5 @@ fn set_directory(fs: &OwnedFd, key: &str, path: &Path) -> Result<()> {
 
 /// Adds the kernel's own words.
 fn told(fs: &OwnedFd, result: Result<(), Errno>) -> Result<()> {
-    result.map_err(|errno| {
-        let mut error = Error::from(errno);
-        let mut message = [0; 512];
-        // One a read, "e ", "w " or "i " first; ENODATA after the last.
-        while let Ok(length @ 1..) = read(fs, &mut message) {
-            let text = String::from_utf8_lossy(&message[..length]);
-            error = error.because(text.get(2..).unwrap_or(&text).trim_end().to_owned());
-        }
-        error
-    })
+    result.map_err(|errno| fs_messages(fs).into_iter().fold(errno.into(), Error::because))
 }

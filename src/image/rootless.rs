@@ -9,13 +9,13 @@
 
 use std::fs;
 use std::io::{Read, stdin};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::error::{Context, Error, Result};
+use crate::host::{find_program, subordinate_ids, user_name};
 use crate::image::unpack::Range;
 
 /// What the ids inside are outside.
@@ -46,7 +46,8 @@ pub fn enter() -> Result<Option<Rootless>> {
     let what = || "enter a user namespace";
     let own = |outside| Range { inside: 0, outside, count: 1 };
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
-    let rootless = match subordinate(uid).filter(|_| has_program("newuidmap") && has_program("newgidmap")) {
+    let has = |program| find_program(program).is_some();
+    let rootless = match subordinate(uid).filter(|_| has("newuidmap") && has("newgidmap")) {
         Some((uids, gids)) => {
             let of = |own: Range, more: Vec<Range>| [own].into_iter().chain(more).collect::<Vec<_>>();
             let rootless = Rootless { uids: of(own(uid), uids), gids: of(own(gid), gids) };
@@ -109,37 +110,27 @@ fn text(ranges: &[Range]) -> String {
 
 /// What the user was given, from the namespace's id 1 on; None without both.
 fn subordinate(uid: u32) -> Option<(Vec<Range>, Vec<Range>)> {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let read = |path| ranges(&fs::read_to_string(path).unwrap_or_default(), &passwd, uid);
+    let user = user_name(uid).unwrap_or_else(|| uid.to_string());
+    let read = |path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        ranges(subordinate_ids(&text, &user, uid))
+    };
     Some((read("/etc/subuid"), read("/etc/subgid")))
         .filter(|(uids, gids)| !uids.is_empty() && !gids.is_empty())
 }
 
-/// The user's lines of subuid(5), which have a name or a number.
-fn ranges(file: &str, passwd: &str, uid: u32) -> Vec<Range> {
-    let number = uid.to_string();
-    let is_own = |line: &&str| line.split(':').nth(2) == Some(&number);
-    let name = passwd.lines().find(is_own).and_then(|line| line.split(':').next());
+/// One after the other, as far as they are ids.
+fn ranges(given: Vec<(u64, u64)>) -> Vec<Range> {
     let mut inside = 1_u32;
     let mut found = Vec::new();
-    for line in file.lines() {
-        let mut fields = line.trim().split(':');
-        let (Some(who), Some(start), Some(count)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let (Ok(outside), Ok(count)) = (start.parse::<u32>(), count.parse::<u32>()) else { continue };
-        let fits = count > 0 && inside.checked_add(count).is_some() && outside.checked_add(count).is_some();
-        if fits && (who == number || Some(who) == name) {
+    for (first, end) in given {
+        let (Ok(outside), Ok(count)) = (u32::try_from(first), u32::try_from(end - first)) else { continue };
+        if inside.checked_add(count).is_some() && outside.checked_add(count).is_some() {
             found.push(Range { inside, outside, count });
             inside += count;
         }
     }
     found
-}
-
-fn has_program(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| Path::new(&directory).join(name).is_file())
 }
 
 #[cfg(test)]
@@ -148,11 +139,10 @@ mod tests {
 
     #[test]
     fn the_ids_of_a_user_follow_his_own() {
-        let passwd = "root:x:0:0::/:/bin/sh\nme:x:1000:1000::/:/bin/sh\n";
-        let file = "other:1:5\nme:100000:65536\n1000:300000:10\nme:x:1\nme:4294967290:65536\nbroken\n";
         let range = |inside, outside, count| Range { inside, outside, count };
-        assert_eq!(ranges(file, passwd, 1000), [range(1, 100_000, 65536), range(65537, 300_000, 10)]);
-        assert_eq!(ranges(file, passwd, 7), []);
+        let given =
+            vec![(100_000, 165_536), (300_000, 300_010), (4294967290, 4295032826), (1 << 40, 1 << 41)];
+        assert_eq!(ranges(given), [range(1, 100_000, 65536), range(65537, 300_000, 10)]);
         assert_eq!(text(&[range(0, 1000, 1), range(1, 100_000, 5)]), "0 1000 1\n1 100000 5\n");
     }
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
-use nix::unistd::{fchdir, read};
+use nix::unistd::fchdir;
 
 use crate::error::{At, Context, Field, Result};
 use crate::linux::idmap::IdMap;
@@ -21,7 +21,8 @@ use crate::rights::Rights;
 use crate::spec::{Node, Report};
 use crate::sys::fs::fsetxattr;
 use crate::sys::mount::{
-    Value, attr, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick,
+    LONGEST_OPTION, Value, attr, fs_messages, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount,
+    fsopen, fspick,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,9 +44,6 @@ enum Label {
     Xattr(String),
 }
 
-/// The longest string that fsconfig(2) takes.
-const LONGEST: usize = 255; // bytes
-
 impl FileSystem {
     /// `kind` is the type as the kernel knows it; relative directories of an overlay are the bundle's.
     pub fn plan(mount: &Node, kind: &str, options: &Options, label: Option<&str>, bundle: &Path) -> Self {
@@ -56,8 +54,9 @@ impl FileSystem {
             list = overlay(list, mount, bundle, mapped);
         }
         for option in list.iter().filter(|option| !is_directory(option)) {
-            if option.value.as_ref().is_some_and(|value| value.len() > LONGEST) {
-                let reason = format_args!("the value of {} is longer than {LONGEST} bytes", option.key);
+            if option.value.as_ref().is_some_and(|value| value.len() > LONGEST_OPTION) {
+                let reason =
+                    format_args!("the value of {} is longer than {LONGEST_OPTION} bytes", option.key);
                 mount.report().problem(option.field.clone(), reason);
             }
         }
@@ -249,7 +248,7 @@ fn set_one(fs: &OwnedFd, option: &FsOption) -> Result<()> {
     let Some(value) = &option.value else {
         return told(fs, fsconfig_set(fs, key, Value::Flag), || format!("set {key}"));
     };
-    if value.len() <= LONGEST {
+    if value.len() <= LONGEST_OPTION {
         return told(fs, fsconfig_set(fs, key, Value::String(value)), || format!("set {key}={value}"));
     }
     // A directory of an overlay: the kernel takes a descriptor since Linux 6.13.
@@ -262,15 +261,7 @@ fn set_one(fs: &OwnedFd, option: &FsOption) -> Result<()> {
 
 /// Adds the text that the kernel left on the context to an error.
 fn told(fs: &OwnedFd, result: Result<(), Errno>, what: impl FnOnce() -> String) -> Result<()> {
-    result.context(|| {
-        let (mut what, mut line) = (what(), [0; 512]);
-        // One message a read, "e ", "w " or "i " first; ENODATA after the last.
-        while let Ok(length @ 1..) = read(fs, &mut line) {
-            let message = String::from_utf8_lossy(&line[..length]);
-            what += &format!(" ({})", message.get(2..).unwrap_or(&message).trim_end());
-        }
-        what
-    })
+    result.context(|| fs_messages(fs).iter().fold(what(), |what, said| format!("{what} ({said})")))
 }
 
 /// An option whose value is one directory.
@@ -353,7 +344,8 @@ fn lower(
     if layers.iter().any(|(_, layer)| layer.is_empty()) {
         return mount.report().problem(field.clone(), "a layer has an empty name");
     }
-    let plain = !mapped && value.len() <= LONGEST && layers.iter().all(|(_, layer)| layer.starts_with('/'));
+    let plain =
+        !mapped && value.len() <= LONGEST_OPTION && layers.iter().all(|(_, layer)| layer.starts_with('/'));
     if plain {
         let (key, value) = ("lowerdir".to_owned(), Some(value.to_owned()));
         return list.push(FsOption { key, value, field: field.clone() });

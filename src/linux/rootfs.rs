@@ -20,7 +20,7 @@ use nix::unistd::{chdir, chroot, fchdir};
 
 use crate::error::{At, Context, Field, Result};
 use crate::linux::mount_options::Propagation;
-use crate::proc::{Proc, unescaped};
+use crate::proc::{Proc, unescaped_path};
 use crate::root::Root;
 use crate::spec::Node;
 use crate::sys::mount::{Change, attr, mount_setattr, move_mount, open_tree_clone, pivot_root_here};
@@ -232,7 +232,7 @@ fn kernel_mounts(mountinfo: &str) -> Vec<PathBuf> {
         let mut fields = left.split(' ').skip(3);
         let (subtree, path) = (fields.next()?, fields.next()?);
         let kind = right.split(' ').next()?;
-        (subtree == "/" && matches!(kind, "proc" | "sysfs")).then(|| unescaped(path))
+        (subtree == "/" && matches!(kind, "proc" | "sysfs")).then(|| unescaped_path(path))
     };
     mountinfo.lines().filter_map(whole).collect()
 }

@@ -23,6 +23,9 @@ pub mod attr {
     pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
 }
 
+/// The longest string that fsconfig(2) takes.
+pub const LONGEST_OPTION: usize = 255; // bytes
+
 /// What one file system option is set to.
 pub enum Value<'a> {
     Flag,
@@ -35,6 +38,17 @@ pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
     let fstype = CString::new(fstype).map_err(|_| Errno::EINVAL)?;
     // SAFETY: fstype lives across the call.
     check_fd(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC) })
+}
+
+/// `read(fs, message)` — the kernel's own words on what it did not like since the last time. See `fsopen(2)`.
+pub fn fs_messages(fs: impl AsFd) -> Vec<String> {
+    let (mut messages, mut message) = (Vec::new(), [0; 512]);
+    // One a read, "e ", "w " or "i " first; ENODATA after the last.
+    while let Ok(length @ 1..) = nix::unistd::read(&fs, &mut message) {
+        let text = String::from_utf8_lossy(&message[..length]);
+        messages.push(text.get(2..).unwrap_or(&text).trim_end().to_owned());
+    }
+    messages
 }
 
 /// `fsconfig(fs, FSCONFIG_SET_*, key, value, aux)` — sets one option of a new file system. See `fsconfig(2)`.

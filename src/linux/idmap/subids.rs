@@ -7,14 +7,13 @@
 //! [newuidmap(1)](https://man7.org/linux/man-pages/man1/newuidmap.1.html),
 //! [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html)
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::prctl;
-use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
+use nix::unistd::{Pid, getegid, geteuid};
 
 use super::{IdMap, Range, Ranges};
 use crate::error::{At, Context, Error, Result};
@@ -80,9 +79,7 @@ impl Kind {
     }
 
     fn find(&self) -> Result<PathBuf> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let mut places = env::split_paths(&path).map(|dir| dir.join(self.program));
-        places.find(|place| access(place, AccessFlags::X_OK).is_ok()).ok_or_else(|| {
+        host::find_program(self.program).ok_or_else(|| {
             Error::new(format!(
                 "map ids by {}: it is not on PATH (package uidmap or shadow-utils); without it a user can map its own \
                  id alone",
@@ -96,7 +93,7 @@ impl Kind {
         let uid = geteuid().as_raw();
         let user = host::user_name(uid).unwrap_or_else(|| uid.to_string());
         let text = fs::read_to_string(self.allowed).unwrap_or_default();
-        let allowed = allowed(&text, &user, uid);
+        let allowed = host::subordinate_ids(&text, &user, uid);
         if let Some(range) = ranges.list.iter().find(|range| !is_allowed(range, own, &allowed)) {
             let last = range.outside.saturating_add(range.size - 1);
             let wanted = format!("{}-{last}", range.outside);
@@ -129,18 +126,6 @@ fn is_privileged(program: &Path) -> bool {
     setuid || file.is_ok_and(|file| fgetxattr(&file, c"security.capability", &mut []).is_ok())
 }
 
-/// What a file like /etc/subuid allows to a user, by name or number: the first id of each range, and the one after it.
-fn allowed(text: &str, user: &str, uid: u32) -> Vec<(u64, u64)> {
-    let uid = uid.to_string();
-    let range = |line: &str| {
-        let mut fields = line.trim().split(':');
-        let owner = fields.next()?;
-        let (first, count): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        ((owner == user || owner == uid) && count > 0).then_some((first, first.saturating_add(count)))
-    };
-    text.lines().filter_map(range).collect()
-}
-
 /// As newuidmap(1) has it: each range within one that is allowed, or the caller's own id.
 fn is_allowed(range: &Range, own: u32, allowed: &[(u64, u64)]) -> bool {
     let (first, end) = (u64::from(range.outside), u64::from(range.outside) + u64::from(range.size));
@@ -150,13 +135,6 @@ fn is_allowed(range: &Range, own: u32, allowed: &[(u64, u64)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_are_allowed_by_name_or_number() {
-        let text = "alice:100000:65536\n# alice:1:1\n1000:300000:10\nbob:5:5\nalice:x:1\nalice:7:0\n1000\n";
-        assert_eq!(allowed(text, "alice", 1000), [(100000, 165536), (300000, 300010)]);
-        assert_eq!(allowed(text, "carol", 1001), []);
-    }
 
     #[test]
     fn a_range_is_within_one_that_is_allowed_or_the_own_id() {
