@@ -410,7 +410,7 @@ fn a_bomb_that_says_what_it_is_is_stopped() {
         let bomb = format!("{size} bytes become ");
         assert!(run.code == 6 && run.stderr.contains(&bomb), "{to:?}: {run:?}");
         assert!(run.stderr.ends_with("If you trust the image, raise it: --limits ratio=N\n"), "{run:?}");
-        copy(&place, &[&["--limits=ratio=20k"], to].concat());
+        copy(&place, &[&["--limits=ratio=100k"], to].concat());
     }
     // As it is, it harms nobody.
     copy(&place, &["oci:bomb", "oci:same"]);
