@@ -32,6 +32,7 @@ tests![
     lazy_pages_are_announced_and_served,
     restore_in_the_foreground_gives_the_exit_code,
     a_pipe_of_the_callers_takes_the_place_of_the_old,
+    a_stream_that_was_dev_null_stays_that,
     hooks_run_as_in_create_and_delete,
     a_restored_container_is_limited,
     a_restored_container_is_in_its_namespaces,
@@ -446,6 +447,22 @@ fn a_pipe_of_the_callers_takes_the_place_of_the_old() {
     output(command(&c, "restore", &["--detach"], &c.id), writer);
     exec(&c, &c.id, &["touch", "/tmp/go"]).ok();
     read_until(&mut File::from(new), "went on\n");
+}
+
+fn a_stream_that_was_dev_null_stays_that() {
+    needs!(keel(), program("criu"));
+    let c = counting();
+    c.write_config();
+    let null = || OwnedFd::from(File::options().write(true).open("/dev/null").unwrap());
+    c.spawn_to(c.command(&["run", "--detach", &c.id]), null()).wait().ok();
+    let count = count_of(&c, &c.id);
+    checkpoint(&c, &[]).ok();
+    // What stands at the caller's end then does not matter.
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    c.spawn_to(command(&c, "restore", &["--detach"], &c.id), writer).wait().ok();
+    counts_on(&c, &c.id, count);
+    assert!(readable(&reader), "nobody writes to it");
+    assert_eq!(exec(&c, &c.id, &["/bin/busybox", "readlink", "/proc/1/fd/1"]).ok().stdout, "/dev/null\n");
 }
 
 fn hooks_run_as_in_create_and_delete() {
