@@ -300,7 +300,7 @@ pub fn restrict<'p>(
     let granted = process.capabilities.before_setuid()?;
     // Needs CAP_SYS_RESOURCE; late, since the limits bind this process too.
     process.rlimits.apply()?;
-    process.user.apply(callers_umask)?;
+    process.user.apply(callers_umask, root)?;
     if !entered {
         program.enter_cwd(root)?;
     }

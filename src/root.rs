@@ -10,9 +10,9 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev, mkdirat};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::fs::{Resolve, openat2};
 
 pub struct Root {
@@ -35,6 +35,19 @@ impl Root {
     pub fn open_no_symlinks(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS | Resolve::NO_SYMLINKS;
         retry(|| openat2(&self.fd, path, flags, 0, resolve))
+    }
+
+    /// The container's /dev/null, checked by what was opened: an image, or what runs in the container, may have a link to
+    /// /proc/sys/kernel/core_pattern there, or a file that keeps what is written (CVE-2025-31133).
+    pub fn open_dev_null(&self, flags: i32) -> Result<OwnedFd> {
+        let opened = self
+            .open(Path::new("/dev/null"), flags | libc::O_NOFOLLOW)
+            .context(|| "open /dev/null in the rootfs")?;
+        let stat = fstat(&opened).context(|| "stat /dev/null in the rootfs")?;
+        match is_dev_null(&stat) {
+            true => Ok(opened),
+            false => Err(Error::new("use /dev/null in the rootfs: it is not the null device")),
+        }
     }
 
     /// Opens the directory `path`, made with its missing parents (mode 0755, umask 0 is the caller's).
@@ -173,6 +186,11 @@ fn make_file(dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// Only a character device has its number: a file of another type has whatever it likes there.
+pub fn is_dev_null(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 3)
 }
 
 /// The absolute path without `.` and `..`; `..` at the top stays at the top, as inside a root.

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
+use crate::proc::unescaped;
 
 /// What all processes have mounted.
 pub struct Mounted(HashSet<Mount>);
@@ -146,19 +147,6 @@ pub fn split(paths: &[u8]) -> Vec<PathBuf> {
         }
     }
     list.into_iter().filter(|path| !path.is_empty()).map(path).collect()
-}
-
-/// Blanks and the like are written `\040`.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        let code = octal.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &tail[3..] } else { tail };
-    }
-    bytes
 }
 
 fn path(bytes: Vec<u8>) -> PathBuf {

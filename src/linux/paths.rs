@@ -12,9 +12,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat, makedev};
+use nix::sys::stat::{SFlag, fstat};
 
-use crate::error::{At, Context, Error, Field, Result};
+use crate::error::{At, Context, Field, Result};
 use crate::root::{Root, cleaned};
 use crate::spec::Node;
 use crate::sys::mount::{
@@ -126,7 +126,7 @@ impl Masks<'_> {
     fn cover_file(&mut self, target: &OwnedFd) -> Result<()> {
         let mask = match self.file.take() {
             Some(mask) => mask,
-            None => dev_null(self.place.root)?,
+            None => self.place.root.open_dev_null(libc::O_PATH)?,
         };
         move_mount(clone(&mask)?, target)?;
         self.file = Some(mask);
@@ -143,20 +143,6 @@ fn empty_directory(label: Option<&str>) -> Result<OwnedFd, Errno> {
     label.map_or(Ok(()), |label| fsconfig_set(&fs, "context", Value::String(label)))?;
     fsconfig_create(&fs)?;
     fsmount(&fs, attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)
-}
-
-/// The container's /dev/null, checked by what was opened: an image that has a link to, say,
-/// /proc/sys/kernel/core_pattern there would get that file mounted over the masked one, writable
-/// (CVE-2025-31133).
-fn dev_null(root: &Root) -> Result<OwnedFd> {
-    let file = root
-        .open(Path::new("/dev/null"), libc::O_PATH | libc::O_NOFOLLOW)
-        .context(|| "open /dev/null in the rootfs")?;
-    let stat = fstat(&file).context(|| "stat /dev/null in the rootfs")?;
-    if kind(stat.st_mode) != SFlag::S_IFCHR || stat.st_rdev != makedev(1, 3) {
-        return Err(Error::new("use /dev/null in the rootfs: it is not the null device"));
-    }
-    Ok(file)
 }
 
 fn kind(mode: u32) -> SFlag {

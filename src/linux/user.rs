@@ -6,16 +6,16 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev, umask};
-use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, umask};
+use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, setgroups, setresgid, setresuid};
 
 use crate::error::{At, Context, Error, Field, Result};
 use crate::linux::idmap::IdMap;
-use crate::root::Root;
+use crate::root::{Root, is_dev_null};
 use crate::spec::{Node, Report};
 use crate::sys::process::stdio;
 
@@ -103,12 +103,12 @@ impl User {
         map.host_uid(self.uid).map_or(Ok(()), own_stdio)
     }
 
-    /// Becomes the user. `inherited_umask` is the umask that the runtime was called with: init works with 0, and
-    /// the spec wants the caller's when the config sets none.
-    pub fn apply(&self, inherited_umask: Mode) -> Result<()> {
+    /// Becomes the user, with standard streams that are its own. `inherited_umask` is the umask that the runtime was
+    /// called with: init works with 0, and the spec wants the caller's when the config sets none.
+    pub fn apply(&self, inherited_umask: Mode, root: &Root) -> Result<()> {
         let Self { uid, gid, .. } = *self;
         // As long as we may: the user could not give them to itself.
-        own_stdio(uid)?;
+        settle_stdio(uid, root)?;
         // An empty list too, or the groups of the runtime's caller pass to the container.
         let set = match setgroups(&self.additional_gids) {
             // What a user who maps its own group cannot give up, it keeps.
@@ -166,10 +166,37 @@ fn unmapped(errno: Errno, what: &str) -> Error {
 }
 
 fn own_stdio(uid: Uid) -> Result<()> {
-    for (number, stream) in stdio().into_iter().enumerate() {
-        own(stream, uid).context(|| format!("give file descriptor {number} to uid {uid}"))?;
+    stdio().into_iter().try_for_each(|stream| own(stream, &look_at(stream)?, uid))
+}
+
+/// Gives the standard streams to the user; but the host's /dev/null makes way for the container's. Whoever has a file
+/// open may change its mode, as its owner, and criu can open again only what the container has.
+fn settle_stdio(uid: Uid, root: &Root) -> Result<()> {
+    let mut null = None;
+    for stream in stdio() {
+        let stat = look_at(stream)?;
+        if !is_dev_null(&stat) {
+            own(stream, &stat, uid)?;
+            continue;
+        }
+        let number = stream.as_raw_fd();
+        let what = || format!("replace the host's /dev/null as file descriptor {number}");
+        let null: &OwnedFd = match &mut null {
+            Some(null) => null,
+            none => none.insert(root.open_dev_null(libc::O_RDWR).context(what)?),
+        };
+        match number {
+            0 => dup2_stdin(null),
+            1 => dup2_stdout(null),
+            _ => dup2_stderr(null),
+        }
+        .context(what)?;
     }
     Ok(())
+}
+
+fn look_at(stream: BorrowedFd<'_>) -> Result<FileStat> {
+    fstat(stream).context(|| format!("stat file descriptor {}", stream.as_raw_fd()))
 }
 
 fn raw(gids: &[Gid]) -> Vec<u32> {
@@ -181,8 +208,8 @@ fn kind(stat: &FileStat) -> SFlag {
 }
 
 /// Gives a standard stream to the user, who could not reopen it through /dev/stdout otherwise.
-fn own(stream: BorrowedFd<'_>, uid: Uid) -> Result<(), Errno> {
-    if !needs_owner(&fstat(stream)?, uid) {
+fn own(stream: BorrowedFd<'_>, stat: &FileStat, uid: Uid) -> Result<()> {
+    if !needs_owner(stat, uid) {
         return Ok(());
     }
     // The uid only: a terminal's group is the tty group.
@@ -192,13 +219,12 @@ fn own(stream: BorrowedFd<'_>, uid: Uid) -> Result<(), Errno> {
         Err(Errno::EPERM | Errno::EROFS | Errno::EINVAL) => Ok(()),
         result => result,
     }
+    .context(|| format!("give file descriptor {} to uid {uid}", stream.as_raw_fd()))
 }
 
-/// Never /dev/null: it may be the host's own node. Only a character device with its number is it, since a file
-/// of another type has whatever it likes as device number.
+/// Never /dev/null: it may be the host's own node.
 fn needs_owner(stat: &FileStat, uid: Uid) -> bool {
-    let is_dev_null = kind(stat) == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 3);
-    stat.st_uid != uid.as_raw() && !is_dev_null
+    stat.st_uid != uid.as_raw() && !is_dev_null(stat)
 }
 
 /// Finds the home directory of a uid in `name:password:uid:gid:comment:home:shell` lines.

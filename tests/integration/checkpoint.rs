@@ -32,6 +32,7 @@ tests![
     lazy_pages_are_announced_and_served,
     restore_in_the_foreground_gives_the_exit_code,
     a_pipe_of_the_callers_takes_the_place_of_the_old,
+    a_stream_that_was_dev_null_stays_that,
     hooks_run_as_in_create_and_delete,
     a_restored_container_is_limited,
     a_restored_container_is_in_its_namespaces,
@@ -446,6 +447,21 @@ fn a_pipe_of_the_callers_takes_the_place_of_the_old() {
     output(command(&c, "restore", &["--detach"], &c.id), writer);
     exec(&c, &c.id, &["touch", "/tmp/go"]).ok();
     read_until(&mut File::from(new), "went on\n");
+}
+
+fn a_stream_that_was_dev_null_stays_that() {
+    needs!(keel(), program("criu"));
+    let c = counting();
+    started(&c);
+    let count = count_of(&c, &c.id);
+    checkpoint(&c, &[]).ok();
+    // The caller's standard input then is none of the container's: criu could not set its position.
+    let (pipe, _writer) = nix::unistd::pipe().unwrap();
+    let mut again = command(&c, "restore", &["--detach"], &c.id);
+    again.stdin(pipe);
+    c.execute(again).ok();
+    counts_on(&c, &c.id, count);
+    assert_eq!(exec(&c, &c.id, &["/bin/busybox", "readlink", "/proc/1/fd/0"]).ok().stdout, "/dev/null\n");
 }
 
 fn hooks_run_as_in_create_and_delete() {

@@ -1,11 +1,14 @@
 //! Which descriptors the payload starts with: 0 to 2, LISTEN_FDS, --preserve-fds, and nothing else.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 
-use crate::sandbox::{Output, Sandbox};
-use crate::tests;
+use crate::sandbox::{Output, Sandbox, keel, root};
+use crate::{needs, tests};
 
 tests![
     the_payload_has_three_descriptors,
@@ -13,6 +16,9 @@ tests![
     stdin_and_stdout_are_the_callers,
     stderr_is_the_callers,
     a_closed_stdin_does_no_harm,
+    the_hosts_null_makes_way_for_the_containers,
+    exec_puts_the_containers_null_in_the_place_of_the_hosts,
+    a_null_that_is_none_does_not_become_a_stream,
     preserved_descriptors_arrive_in_their_places,
     a_preserved_descriptor_that_is_missing_is_refused,
     listen_fds_arrive_with_their_variables,
@@ -24,7 +30,11 @@ tests![
 /// keel behind a shell that opens descriptors first.
 fn run(c: &Sandbox, opens: &str, env: &[(&str, &str)], flags: &[&str]) -> Output {
     c.write_config();
-    let keel = c.command(&[&["run"], flags, &[&*c.id]].concat());
+    behind(c, opens, env, &[&["run"], flags, &[&*c.id]].concat())
+}
+
+fn behind(c: &Sandbox, opens: &str, env: &[(&str, &str)], args: &[&str]) -> Output {
+    let keel = c.command(args);
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{opens} \"$@\""), "sh"]).arg(keel.get_program()).args(keel.get_args());
     shell.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SANDBOX", &c.id);
@@ -67,6 +77,59 @@ fn a_closed_stdin_does_no_harm() {
     let seen = run(&c, "exec <&-;", &[], &[]).ok().json();
     let fds = numbers(&seen);
     assert!(fds == ["0", "1", "2"] || fds == ["1", "2"], "{fds:?}");
+}
+
+/// One more node of the null device: a runtime that leaves it to a container must not harm the host's /dev/null.
+fn hosts_null(c: &Sandbox) -> PathBuf {
+    let null = c.dir.join("null");
+    mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
+    std::fs::set_permissions(&null, PermissionsExt::from_mode(0o666)).unwrap();
+    null
+}
+
+const CLOSE_IT: &[&str] = &["/bin/busybox", "chmod", "600", "/proc/self/fd/0", "/proc/self/fd/2"];
+
+fn the_hosts_null_makes_way_for_the_containers() {
+    needs!(root());
+    let mut c = Sandbox::new();
+    c.busybox();
+    let null = hosts_null(&c);
+    run(c.args(CLOSE_IT), &format!("exec <{0} 2>{0};", null.display()), &[], &[]).ok();
+    assert_eq!(null.metadata().unwrap().permissions().mode() & 0o777, 0o666);
+}
+
+fn exec_puts_the_containers_null_in_the_place_of_the_hosts() {
+    // runc leaves it.
+    needs!(keel(), root());
+    let mut c = Sandbox::new();
+    c.busybox();
+    let null = hosts_null(&c);
+    let opens = format!("exec <{0} 2>{0};", null.display());
+    c.running();
+    behind(&c, &opens, &[], &[&["exec", &*c.id], CLOSE_IT].concat()).ok();
+    assert_eq!(null.metadata().unwrap().permissions().mode() & 0o777, 0o666);
+    assert_eq!(c.exec(&[], "stat /dev/null").ok().json()["mode"], "0600");
+}
+
+fn a_null_that_is_none_does_not_become_a_stream() {
+    needs!(keel());
+    let mut c = Sandbox::new();
+    c.busybox();
+    c.running();
+    let shell = |script| c.keel(&["exec", &c.id, "/bin/busybox", "sh", "-c", script]);
+    shell("rm /dev/null && echo kept >/tmp-kept && ln -s /tmp-kept /dev/null").ok();
+    for (expected, next) in [
+        ("open /dev/null in the rootfs: Too many symbolic links encountered (40)", "rm /dev/null"),
+        ("open /dev/null in the rootfs: No such file or directory (2)", "echo kept >/dev/null"),
+        ("use /dev/null in the rootfs: it is not the null device", ""),
+    ] {
+        let output = c.exec(&[], "report");
+        let place = "replace the host's /dev/null as file descriptor 0";
+        assert_eq!(output.code, 255);
+        assert!(output.stderr.contains(&format!("{place}: {expected}")), "{output:#?}");
+        // With streams of its own it runs.
+        behind(&c, "exec <&1;", &[], &["exec", &c.id, "/bin/busybox", "sh", "-c", next]).ok();
+    }
 }
 
 fn preserved_descriptors_arrive_in_their_places() {
