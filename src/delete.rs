@@ -122,7 +122,9 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
             removed => removed?,
         }
     }
-    if let (Some(unit), Some(instance)) = (&state.unit, state.cgroup_manager.systemd()) {
+    if let (Some(unit), Some(instance)) = (&state.unit, state.cgroup_manager.systemd())
+        && !state.is_unit_anothers()
+    {
         // A create that failed cannot say whether its unit came to be; one whose process was dead by then would stay.
         let description = state.cgroup.is_none().then(|| state.description());
         // Without an answer it ends too, as its cgroup is gone.

@@ -16,6 +16,7 @@ mod bus;
 mod message;
 mod properties;
 
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -282,6 +283,13 @@ pub fn stop(unit: &str, instance: Instance, description: Option<&str>) -> Result
         Err(refused) if refused.is("NoSuchUnit") => Ok(()),
         answer => answer.map(drop).map_err(Error::from).context(what),
     }
+}
+
+/// Whether there is a unit of this name that has another description, by the file that systemd has of it.
+pub fn is_anothers(unit: &str, instance: Instance, description: &str) -> bool {
+    let file = instance.directory().map(|directory| directory.join("systemd/transient").join(unit));
+    let described = |line: &str| line.strip_prefix("Description=").is_some_and(|said| said != description);
+    file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.lines().any(described))
 }
 
 /// Whether systemd has a transient unit of this name, as the file of that says, which goes when the name is free; or

@@ -16,7 +16,7 @@ use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use super::{OCI_VERSION, Status};
-use crate::cgroup::{Cgroup, Manager, oom};
+use crate::cgroup::{Cgroup, Manager, oom, systemd};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host;
 use crate::linux::hooks::Hook;
@@ -135,8 +135,18 @@ impl State {
         Ok(is_init.then_some(pidfd))
     }
 
-    /// The container's cgroup, if it exists.
+    /// Whether somebody else has the unit of this name now.
+    pub fn is_unit_anothers(&self) -> bool {
+        let unit = self.unit.as_ref().zip(self.cgroup_manager.systemd());
+        unit.is_some_and(|(unit, instance)| systemd::is_anothers(unit, instance, &self.description()))
+    }
+
+    /// The container's cgroup, if it exists. A scope goes with its last process, and then its name is free for a
+    /// container of another state root.
     pub fn open_cgroup(&self) -> Result<Option<Cgroup>> {
+        if self.is_unit_anothers() {
+            return Ok(None);
+        }
         self.cgroup.as_deref().map_or(Ok(None), Cgroup::open)
     }
 

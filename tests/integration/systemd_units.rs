@@ -21,6 +21,7 @@ tests![
     a_leaf_is_made_in_the_scope,
     an_owner_of_the_scope_is_given_it,
     a_unit_of_somebody_else_is_left_alone,
+    a_scope_of_the_same_name_is_another_containers,
     a_failed_unit_of_the_same_name_is_no_obstacle,
     a_container_that_ends_takes_its_scope_along,
     a_unit_that_failed_is_deleted_with_the_container,
@@ -161,6 +162,31 @@ fn a_unit_of_somebody_else_is_left_alone() {
     Command::new("systemctl").args(["kill", "--signal", "KILL", &c.unit()]).status().unwrap();
     other.wait();
     eventually("the other unit ends", || c.left().is_empty());
+}
+
+/// The name is free as soon as the container has ended; another state root may have a container of this id.
+fn a_scope_of_the_same_name_is_another_containers() {
+    needs!(keel(), systemd());
+    let mut c = scope();
+    c.running();
+    c.kill("KILL").ok();
+    c.wait_stopped();
+    eventually("the scope ends", || {
+        !c.cgroup().exists() && !c.left().contains(&format!("unit {}", c.unit()))
+    });
+    let other = |args: &[&str]| {
+        let mut keel = Command::new(&c.runtime);
+        keel.arg("--root").arg(c.dir.join("other")).arg("--systemd-cgroup").args(args);
+        keel.current_dir(c.bundle());
+        c.execute(keel)
+    };
+    other(&["run", "--detach", &c.id]).ok();
+    c.keel(&["kill", "--all", &c.id, "KILL"]);
+    c.delete_force().ok();
+    assert_eq!(other(&["state", &c.id]).ok().json()["status"], "running");
+    assert!(c.cgroup().exists());
+    other(&["delete", "--force", &c.id]).ok();
+    eventually("nothing is left", || c.left().is_empty());
 }
 
 fn a_failed_unit_of_the_same_name_is_no_obstacle() {
