@@ -1,9 +1,10 @@
 //! `--systemd-cgroup`: systemd makes the container's cgroup, as that of a transient scope.
 //!
-//! A scope is made around processes. Init is cloned in the cgroup of this process, and systemd moves it and says where to;
-//! init waits for that before it does what shows its cgroup or takes memory to speak of. The limits are told to systemd together with that, so that it keeps them (see `properties.rs`), and then
-//! written like those of any other cgroup, so that one that systemd ignores, since the controller is missing, is an
-//! error as it is there. The scope ends when its last process has; `delete` waits for that.
+//! A scope is made around processes. Init is cloned in the cgroup of this process, and systemd moves it and says where
+//! to; init waits for that before it does what shows its cgroup or takes memory to speak of. The limits are told to
+//! systemd together with that, so that it keeps them (see `properties.rs`), and then written like those of any other
+//! cgroup, so that one that systemd ignores, since the controller is missing, is an error as it is there. The scope ends
+//! when its last process has; `delete` waits for that.
 //!
 //! cgroupsPath is `slice:prefix:name`, as with runc.
 //!

@@ -1,9 +1,9 @@
 //! The D-Bus that systemd listens to.
 //!
 //! What a connection begins with is sent at once, what comes back is read with the answer to the first call: one round
-//! trip, half of which passes while the caller clones. The library for it, zbus, makes several, a third of the time that a scope takes, is 1 MB of program, and
-//! starts three threads. After the first thread no process that runs Rust could be cloned any more, as hooks are, and no
-//! mount namespace be entered, as for an init in a user namespace.
+//! trip, half of which passes while the caller clones. The library for it, zbus, makes several, a third of the time that
+//! a scope takes, is 1 MB of program, and starts three threads. After the first thread no process that runs Rust could be
+//! cloned any more, as hooks are, and no mount namespace be entered, as for an init in a user namespace.
 //!
 //! <https://dbus.freedesktop.org/doc/dbus-specification.html>, `org.freedesktop.systemd1(5)`
 
