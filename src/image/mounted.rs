@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
@@ -50,12 +50,13 @@ impl Mounted {
         Ok(Self(found))
     }
 
-    /// Whether an overlay has a directory of the store as a layer. keel names mapped layers by descriptors, which say
-    /// nothing to others: any layer may be meant then, unless the overlay's source is another store.
+    /// Whether an overlay has a directory of the store as a layer. keel names mapped layers, and all of them before Linux
+    /// 6.5, by descriptors, which say nothing to others: any layer may be meant then, unless the overlay's source is
+    /// another store.
     pub fn has_layer(&self, store: &Path, directory: &Path) -> bool {
         self.0.iter().any(|mount| {
             let is_others = mount.source.is_absolute() && mount.source != store;
-            mount.layers.iter().any(|layer| match layer.starts_with("/proc/self/fd") {
+            mount.layers.iter().any(|layer| match is_descriptor(layer) {
                 true => !is_others,
                 false => is_at(layer, |layer| layer == directory),
             })
@@ -78,6 +79,10 @@ pub fn in_use(directory: &Path) -> Result<bool> {
         place.as_ref().is_some_and(shows)
             || mount.layers.iter().any(|layer| is_at(layer, |layer| layer.starts_with(&directory)))
     }))
+}
+
+fn is_descriptor(layer: &Path) -> bool {
+    layer.starts_with("/proc/self/fd") || layer.as_os_str().as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 /// Whether a layer, which may be named by way of a link, is where `is_it` says.
@@ -197,7 +202,10 @@ mod tests {
         assert!(!has("/t", "/t/layers/1/fs"));
         // One of the names is enough.
         assert!(has("/t", "/s/a,b c:d") && !has("/t", "/s/a,b c"));
-        let nobodys = br"31 27 0:45 / /n rw - overlay overlay ro,lowerdir+=/proc/self/fd/7";
-        assert!(Mounted(mounts(nobodys).collect()).has_layer(Path::new("/t"), Path::new("/t/layers/1/fs")));
+        for (nobodys, may_be) in [("+=/proc/self/fd/7", true), ("=7:8", true), ("=l/7:l/8", false)] {
+            let line = format!("31 27 0:45 / /n rw - overlay overlay ro,lowerdir{nobodys}");
+            let mounted = Mounted(mounts(line.as_bytes()).collect());
+            assert_eq!(mounted.has_layer(Path::new("/t"), Path::new("/t/layers/1/fs")), may_be, "{nobodys}");
+        }
     }
 }
