@@ -164,8 +164,16 @@ fn a_terminal_has_its_echo_after_the_prompt() {
         let (server, place) = (password_server(), Place::new());
         let pty = openpty(None, None).unwrap();
         assert!(echoes(&pty.slave));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keel-image"))
-            .args(["login", "-u", "user", &server.address])
+        // A shell has what it starts in the background ignore SIGINT, and these tests may be that.
+        let mut child = Command::new("env")
+            .args([
+                "--default-signal",
+                env!("CARGO_BIN_EXE_keel-image"),
+                "login",
+                "-u",
+                "user",
+                &server.address,
+            ])
             .env("REGISTRY_AUTH_FILE", place.path("config.json"))
             .stdin(pty.slave.try_clone().unwrap())
             .stdout(Stdio::null())

@@ -14,6 +14,7 @@ tests![
     the_end_is_two_blocks_or_the_streams,
     only_regular_files_have_bodies_and_a_slash_makes_a_directory,
     long_names_and_numbers_are_read,
+    a_size_in_an_extended_header_counts_as_it_does_for_gnu_tar,
     sparse_files_are_as_they_were,
 ];
 
@@ -203,5 +204,26 @@ fn sparse_files_are_as_they_were() {
             let blocks = std::fs::metadata(place.root().join(file)).unwrap().blocks();
             assert!(blocks < 2000, "{file} {format}: {blocks} blocks");
         }
+    }
+}
+
+/// Who goes by the other size reads a file's content as entries: one program checks an archive, the next unpacks another.
+fn a_size_in_an_extended_header_counts_as_it_does_for_gnu_tar() {
+    needs!(root());
+    let hidden = Tar::new().file("evil", "x").0;
+    let named = |size: u64| Header { size, ..Header::new("a", b'0') };
+    let larger = Tar::new().pax(&[("size", b"1024")]).header(named(0)).data(&hidden).file("b", "x");
+    let smaller = Tar::new().pax(&[("size", b"0")]).header(named(1024)).file("b", "x");
+    for (layer, expected) in [(larger, ["a file 1024", "b file 1"]), (smaller, ["a file 0", "b file 1"])] {
+        let place = Place::new("sizes");
+        std::fs::write(
+            place.0.join("layer.tar"),
+            layer.0.iter().chain(&[0; 1024]).copied().collect::<Vec<_>>(),
+        )
+        .unwrap();
+        let tar = Command::new("tar").arg("-tf").arg(place.0.join("layer.tar")).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&tar.stdout), "a\nb\n");
+        place.unpack(layer, OVERLAY).unwrap();
+        assert_eq!(place.list(), expected);
     }
 }
