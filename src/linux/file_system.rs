@@ -148,10 +148,10 @@ impl FileSystem {
 
     /// The same with other directories as the layers of an overlay.
     pub fn mount_over(&self, layers: &[OwnedFd], mode: Option<u32>, attributes: u64) -> Result<OwnedFd> {
-        let opened =
-            if layers.is_empty() && self.has_old_layers() { self.open_layers()? } else { Vec::new() };
-        let layers = if opened.is_empty() { layers } else { &opened };
-        let in_one = self.has_old_layers().then(|| lowers::in_one(layers)).transpose()?;
+        let old_way = self.has_old_layers();
+        let unmapped = if old_way && layers.is_empty() { self.open_layers()? } else { Vec::new() };
+        let layers = if unmapped.is_empty() { layers } else { &unmapped };
+        let in_one = old_way.then(|| lowers::in_one(layers)).transpose()?;
         let opened = fsopen(&self.kind);
         let hint = self.hint(opened.as_ref().map(drop).map_err(|&errno| errno));
         let fs = opened.context(|| format!("open file system {}{hint}", self.kind))?;

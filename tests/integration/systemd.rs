@@ -304,6 +304,12 @@ fn all_commands_act_on_a_scope() {
     needs!(keel(), systemd());
     let mut c = with_resources(json!({"memory": {"limit": 64 << 20}}));
     c.running();
+    commands_act_on(&c);
+}
+
+/// A running container with a limit of 64 MiB, which they end.
+#[track_caller]
+pub fn commands_act_on(c: &Sandbox) {
     assert_eq!(c.exec(&[], "cat /proc/self/cgroup").ok().stdout, "0::/\n");
     let pids = c.keel(&["ps", "--format", "json", &c.id]).ok().json();
     assert_eq!(pids, json!([c.pid()]));

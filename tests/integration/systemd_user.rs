@@ -10,6 +10,7 @@ use crate::rootless::newuidmap;
 use crate::sandbox::{
     Running, SESSION_SUBIDS, SESSION_USER, Sandbox, controller, eventually, keel, program, session,
 };
+use crate::systemd::commands_act_on;
 use crate::{needs, tests};
 
 tests![
@@ -84,18 +85,7 @@ fn all_commands_act_on_a_users_scope() {
     let mut c = users_with(json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 20}}));
     c.running();
     assert_eq!(cgroup_of(&c.pid().to_string()), scope_of(&c));
-    assert_eq!(c.exec(&[], "cat /proc/self/cgroup").ok().stdout, "0::/\n");
-    let pids = c.keel(&["ps", "--format", "json", &c.id]).ok().json();
-    assert_eq!(pids, json!([c.pid()]));
-    let events = c.keel(&["events", "--stats", &c.id]).ok().json();
-    assert_eq!(events["data"]["memory"]["usage"]["limit"], 64 << 20);
-    c.keel(&["pause", &c.id]).ok();
-    assert_eq!((c.status(), c.count("cgroup.events", "frozen")), ("paused".into(), 1));
-    c.keel(&["resume", &c.id]).ok();
-    c.kill("KILL").ok();
-    c.wait_stopped();
-    c.delete().ok();
-    assert_eq!(c.left(), Vec::<String>::new());
+    commands_act_on(&c);
 }
 
 fn a_users_container_runs_to_its_end() {

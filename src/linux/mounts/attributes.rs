@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use crate::error::{Context, Result};
-
 use crate::sys::mount::{Change, mount_setattr};
 
 pub(super) fn set(mount: impl AsFd, recursive: bool, change: Change) -> Result<()> {
